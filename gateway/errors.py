@@ -1,0 +1,113 @@
+"""The GatewayError family: everything a request can be refused with, in one table.
+
+Services raise these, endpoints let them pass, and one handler at the edge sends them. An infrastructure failure is
+never a 401. Clients retry only 502 and 504, so shedding uses 503.
+"""
+
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """A refusal: `code` is stable, `detail` is for people, `retry_after_s` becomes an integer Retry-After."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+    json_body: ClassVar[bool] = True
+    """PostHog answers some errors as text/plain; its SDKs show the text."""
+
+    def __init__(self, detail: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class BadRequest(GatewayError):
+    status = 400
+    type = "validation_error"
+    code = "invalid_request"
+    json_body = False
+
+
+class MissingDistinctId(BadRequest):
+    code = "missing_distinct_id"
+
+    def __init__(self) -> None:
+        super().__init__("The distinct_id field is missing from the request. Please include a valid identifier.")
+
+
+class UndecodableBody(BadRequest):
+    code = "undecodable_body"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Failed to decode request: {why}. Please check your request format and try again.")
+
+
+class UnreadableBody(BadRequest):
+    code = "unreadable_body"
+
+    def __init__(self) -> None:
+        super().__init__("Failed to buffer the request body")
+
+
+class BodyTimeout(GatewayError):
+    status = 408
+    type = "validation_error"
+    code = "body_timeout"
+    json_body = False
+
+
+class BodyTooLarge(GatewayError):
+    status = 413
+    type = "validation_error"
+    code = "body_too_large"
+    json_body = False
+
+
+class NotAuthenticated(GatewayError):
+    status = 401
+    type = "authentication_error"
+    code = "not_authenticated"
+
+    def __init__(self) -> None:
+        super().__init__("No API token provided. Please include a valid API token in your request.")
+
+
+class AuthenticationFailed(GatewayError):
+    status = 401
+    type = "authentication_error"
+    code = "authentication_failed"
+
+    def __init__(self) -> None:
+        super().__init__("The provided API key is invalid or has expired. Please check your API key and try again.")
+
+
+class Unavailable(GatewayError):
+    """Nothing is left to answer from: no snapshot of the project in any tier."""
+
+    status = 503
+    type = "server_error"
+    code = "dependency_unavailable"
+    json_body = False
+
+    def __init__(self) -> None:
+        super().__init__("A service dependency is temporarily unavailable. Please try again later.", retry_after_s=1)
+
+
+class InternalError(GatewayError):
+    def __init__(self) -> None:
+        super().__init__("An internal error occurred. Please try again later.")
+
+
+class StoreError(Exception):
+    """A backend failed. Adapters raise only these; `missing_code` is what a flag that needed it reports."""
+
+    missing_code: ClassVar[str] = "database_error"
+
+
+class StoreTimeout(StoreError):
+    missing_code = "timeout"
+
+
+class StoreUnavailable(StoreError):
+    missing_code = "database_unavailable"

@@ -1,0 +1,1 @@
+"""The decisions between wire and stores."""

@@ -1,0 +1,1 @@
+"""Bytes to evaluator types and back. No Starlette here."""
