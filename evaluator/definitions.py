@@ -179,7 +179,9 @@ Step = tuple[str, str | int]
 
 
 def _original_path(path: str, cut: dict[str, list[int]]) -> tuple[str, list[Step]]:
-    """The path with indexes as they were before anything was cut out, and the steps to walk now."""
+    """The path with indexes as they were before anything was cut out, and the steps to walk now.
+
+    There are no steps where the error does not tell the key of a mapping."""
     where = ""
     steps: list[Step] = []
     for step in _STEP.finditer(path):
@@ -189,13 +191,17 @@ def _original_path(path: str, cut: dict[str, list[int]]) -> tuple[str, list[Step
         elif step["index"] is not None:
             index = int(step["index"])
             steps.append((where, index))
-            for gone in cut.get(where, ()):
-                index += gone <= index
-            where += f"[{index}]"
+            where += f"[{_original(index, cut.get(where, ()))}]"
         else:
-            where += "[...]"
-            return where, []
+            return where + path[step.start() :], []
     return where, steps
+
+
+def _original(index: int, gone: Iterable[int]) -> int:
+    """The index an item had before those in `gone` (ascending) were cut out."""
+    for earlier in gone:
+        index += earlier <= index
+    return index
 
 
 def _cut_out(value: Any, steps: list[Step], cut: dict[str, list[int]]) -> bool:
@@ -207,10 +213,7 @@ def _cut_out(value: Any, steps: list[Step], cut: dict[str, list[int]]) -> bool:
     where, last = steps[-1]
     if isinstance(last, int):
         gone = cut.setdefault(where, [])
-        original = last
-        for index in gone:
-            original += index <= original
-        gone.append(original)
+        gone.append(_original(last, gone))
         gone.sort()
         del value[last]
         return True

@@ -82,6 +82,12 @@ class Facts(msgspec.Struct, frozen=True):
 
     person_properties: Mapping[str, object] | Missing = NEVER_ASKED
 
+    @property
+    def missing(self) -> Missing:
+        """Why a flag that these facts leave undecided is undecided."""
+        stored = self.person_properties
+        return stored if isinstance(stored, Missing) else NEVER_ASKED
+
 
 class ReasonCode(StrEnum):
     """Why a flag has its value, as PostHog's wire names it."""
@@ -145,7 +151,7 @@ class Outcome:
 class Problem(msgspec.Struct, frozen=True):
     """Something wrong in a definition: a stable code, the path of it, the flag it spoils (if one), and a sentence."""
 
-    code: Literal["undecodable", "duplicate", "unsupported_regex", "unsupported_feature"]
+    code: Literal["undecodable", "duplicate", "never_matches", "unsupported_feature"]
     path: str
     flag: str | None
     message: str

@@ -1,0 +1,125 @@
+"""The tree of settings by itself: what its types promise, and what contradicts what."""
+
+import pickle
+
+import msgspec
+import pytest
+
+from config.settings import FIELDS, Problem, Requests, Settings, Store, StoreUrl, check, expects
+
+
+def test_settings__left_alone__contradict_nothing() -> None:
+    """The defaults are a configuration a service starts with."""
+    assert check(Settings()) == []
+
+
+def test_settings__changed_in_place__refuse() -> None:
+    """Nobody changes a setting under a request that reads it."""
+    with pytest.raises(AttributeError):
+        Settings().server.port = 1  # type: ignore[misc]
+
+
+def test_settings__pickled__arrive_equal() -> None:
+    """Settings reach a worker process unchanged."""
+    settings = Settings(store=Store(url=StoreUrl("file:flags.json")))
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_settings__every_default__is_what_its_field_accepts() -> None:
+    """A person may write down any default and nothing changes."""
+    for field in FIELDS.values():
+        assert msgspec.convert(field.default, field.type) == field.default
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("server.host", "text, not empty"),
+        ("server.port", "a whole number from 0 to 65535"),
+        ("requests.body_timeout_s", "a number from 0.1 to 600"),
+        ("store.url", "text"),
+        ("log.format", '"json" or "text"'),
+    ],
+)
+def test_expects__field__says_kind_and_range(path: str, expected: str) -> None:
+    """A person learns from one phrase what a setting takes."""
+    assert expects(FIELDS[path]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("sqlite:/var/lib/flagstone.sqlite3", "sqlite:/var/lib/flagstone.sqlite3"),
+        ("postgres://flagstone@db/flags", "postgres://flagstone@db/flags"),
+        ("postgres://flagstone:hunter2@db/flags", "postgres://flagstone:***@db/flags"),
+        ("postgres://flagstone:hu@nt/er2@db/flags", "postgres://flagstone:***@db/flags"),
+        ("redis://:hunter\n2@cache", "redis://:***@cache"),
+    ],
+)
+def test_store_url__shown__masks_the_password_only(text: str, shown: str) -> None:
+    """A password cannot reach a log or a terminal through a store's address."""
+    url = StoreUrl(text)
+    assert (str(url), repr(url)) == (shown, f"StoreUrl({shown!r})")
+    assert "hunter" not in repr(Settings(store=Store(url=url)))
+
+
+def test_store_url__taken_apart__gives_scheme_and_whole_path() -> None:
+    """A path may itself hold colons."""
+    url = StoreUrl("file:/srv/a:b.json")
+    assert (url.scheme, url.path) == ("file", "/srv/a:b.json")
+
+
+def test_store_url__compared__is_its_text() -> None:
+    """Two addresses are the same exactly when their whole text is, the masked part too."""
+    url = StoreUrl("postgres://u:one@db")
+    assert url == StoreUrl("postgres://u:one@db")
+    assert hash(url) == hash(StoreUrl("postgres://u:one@db"))
+    assert url != StoreUrl("postgres://u:two@db")
+    assert url != "postgres://u:one@db"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgres://u:hunter2@db/flags", "starts with neither file: nor sqlite:"),
+        ("flagstone.sqlite3", "starts with neither file: nor sqlite:"),
+        ("", "starts with neither file: nor sqlite:"),
+        ("sqlite:", "names no path after sqlite:"),
+        ("sqlite:///flagstone.sqlite3", "the path follows sqlite: directly, without //"),
+    ],
+)
+def test_check__store_nobody_can_open__is_a_problem_without_the_value(url: str, message: str) -> None:
+    """A store's address is refused before anything opens it, and never repeated."""
+    assert check(Settings(store=Store(url=StoreUrl(url)))) == [Problem(("store.url",), message)]
+
+
+@pytest.mark.parametrize(("reserve_ms", "is_problem"), [(999, False), (1000, True), (1001, True)])
+def test_check__reserve_against_budget__must_leave_something(reserve_ms: int, is_problem: bool) -> None:
+    """At least a millisecond of the budget is left to work with."""
+    problems = check(Settings(requests=Requests(budget_ms=1000, answer_reserve_ms=reserve_ms)))
+    assert [problem.paths for problem in problems] == [
+        ("requests.answer_reserve_ms", "requests.budget_ms"),
+    ] * is_problem
+
+
+@pytest.mark.parametrize(("decoded_bytes", "is_problem"), [(100, False), (99, True)])
+def test_check__decoded_bound_against_received__must_hold_an_uncompressed_body(
+    decoded_bytes: int, is_problem: bool
+) -> None:
+    """A body that may be received uncompressed may also be decoded."""
+    problems = check(Settings(requests=Requests(max_body_bytes=100, max_decoded_bytes=decoded_bytes)))
+    assert [problem.paths for problem in problems] == [
+        ("requests.max_decoded_bytes", "requests.max_body_bytes"),
+    ] * is_problem
+
+
+def test_check__several_contradictions__reports_all() -> None:
+    """One look at the problems is enough to mend the settings."""
+    requests = Requests(budget_ms=10, answer_reserve_ms=10, max_body_bytes=10, max_decoded_bytes=9)
+    assert len(check(Settings(store=Store(url=StoreUrl("file:")), requests=requests))) == 3
+
+
+def test_problem__shown__names_settings_and_origins() -> None:
+    """A problem reads as a line that says what, why, and from where."""
+    assert str(Problem(("a.b", "a.c"), "too much", ("--set", "default"))) == "a.b, a.c: too much [--set, default]"
+    assert str(Problem(("a.b",), "too much")) == "a.b: too much"
