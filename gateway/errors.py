@@ -1,10 +1,15 @@
-"""The GatewayError family: everything a request can be refused with, in one table.
+"""The GatewayError family: everything a request can be refused with, in one table, and how a refusal is sent.
 
-Services raise these, endpoints let them pass, and one handler at the edge sends them. An infrastructure failure is
+Services raise these, endpoints let them pass, and the boundary at the edge sends them. An infrastructure failure is
 never a 401. Clients retry only 502 and 504, so shedding uses 503.
 """
 
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, ClassVar
+
+import msgspec
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class GatewayError(Exception):
@@ -16,10 +21,11 @@ class GatewayError(Exception):
     json_body: ClassVar[bool] = True
     """PostHog answers some errors as text/plain; its SDKs show the text."""
 
-    def __init__(self, detail: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(self, detail: str, *, retry_after_s: int | None = None, allow: str | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.allow = allow
 
 
 class BadRequest(GatewayError):
@@ -56,12 +62,36 @@ class BodyTimeout(GatewayError):
     code = "body_timeout"
     json_body = False
 
+    def __init__(self) -> None:
+        super().__init__("The request body did not arrive in time. Please try again.")
+
 
 class BodyTooLarge(GatewayError):
     status = 413
     type = "validation_error"
     code = "body_too_large"
     json_body = False
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The request body is larger than {limit_bytes} bytes.")
+
+
+class NotFound(GatewayError):
+    status = 404
+    type = "invalid_request"
+    code = "not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Not found.")
+
+
+class MethodNotAllowed(GatewayError):
+    status = 405
+    type = "invalid_request"
+    code = "method_not_allowed"
+
+    def __init__(self, allow: str) -> None:
+        super().__init__(f"Method not allowed. Allowed: {allow}.", allow=allow)
 
 
 class NotAuthenticated(GatewayError):
@@ -97,6 +127,23 @@ class Unavailable(GatewayError):
 class InternalError(GatewayError):
     def __init__(self) -> None:
         super().__init__("An internal error occurred. Please try again later.")
+
+
+async def reject(send: Send, error: GatewayError) -> None:
+    """Send `error` as a whole ASGI response."""
+    if error.json_body:
+        media_type = b"application/json"
+        body = msgspec.json.encode({"type": error.type, "code": error.code, "detail": error.detail, "attr": None})
+    else:
+        media_type = b"text/plain; charset=utf-8"
+        body = error.detail.encode()
+    headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(body))]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.allow is not None:
+        headers.append((b"allow", error.allow.encode()))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 class StoreError(Exception):

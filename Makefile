@@ -1,0 +1,57 @@
+# What a developer needs; `make` lists it. Everything installs into .venv, again only when the pins have changed.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+PINS := pyproject.toml deploy/constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint bench constraints clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
+	    printf '  make %-12s %s\n' "$$name" "$$what"; done
+
+run: $(VENV)/.runs ## Serve the demo flags on http://127.0.0.1:8000
+	@exec $(BIN)/flagstone serve --demo
+
+test: $(VENV)/.develops ## Run the tests, with full branch coverage of evaluator and config
+	$(BIN)/coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/coverage report --include='evaluator/*,config/*' --fail-under=100
+
+lint: $(VENV)/.develops ## Check formatting, style, types and import directions
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## Do everything that CI does
+
+bench: $(VENV)/.develops ## Run the benchmarks
+	@for bench in bench/*.py; do echo "== $$bench"; $(BIN)/python "$$bench" || exit 1; done
+
+constraints: ## Resolve the newest allowed versions into deploy/constraints.txt
+	rm -rf $(VENV) && : > deploy/constraints.txt && $(MAKE) $(VENV)/.develops
+	$(BIN)/python -m pip freeze --exclude-editable > deploy/constraints.txt && touch $(VENV)/.*s
+
+clean: ## Remove .venv and everything the tools have left behind
+	rm -rf $(VENV) .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.runs: $(PINS) | $(BIN)/python
+	@echo "Installing flagstone into $(VENV)"
+	@$(INSTALL) --editable . && touch $@
+
+$(VENV)/.develops: $(PINS) | $(BIN)/python
+	@echo "Installing flagstone and its development tools into $(VENV)"
+	@$(INSTALL) --editable '.[dev]' && touch $@ $(VENV)/.runs
+
+$(BIN)/python:
+	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
+	    if "$$python" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+	    then "$$python" -m venv --clear $(VENV); exit; fi; \
+	done; \
+	echo "flagstone needs Python 3.11, 3.12 or 3.13 with its venv module (Debian: apt install python3-venv)." >&2; \
+	echo "Looked for: $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python). Name another: make PYTHON=/path/to/python3.12 ..." >&2; \
+	exit 1

@@ -1,0 +1,75 @@
+"""create_app(): the route table and the middleware list, nothing else.
+
+Invariant: whatever is answered, by a route or by a middleware, passes CORS and the record on its way out.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+from config.settings import Settings
+from gateway import wiring
+from gateway.endpoints import flags, ops
+from gateway.endpoints.methods import Methods
+from gateway.errors import NotFound
+from gateway.middleware.body_limit import LimitBody
+from gateway.middleware.boundary import ErrorBoundary
+from gateway.middleware.record import RecordRequests
+from gateway.ports import Clock, SystemClock
+
+_FLAGS = Methods(GET=flags.minimal, HEAD=flags.head, POST=flags.evaluate)
+
+ROUTES = [
+    Route("/flags/", _FLAGS),
+    Route("/flags", _FLAGS),
+    Route("/decide/", _FLAGS),
+    Route("/decide", _FLAGS),
+    Route("/_readiness", Methods(GET=ops.readiness)),
+    Route("/_liveness", Methods(GET=ops.liveness)),
+    Route("/", Methods(GET=ops.root)),
+]
+
+
+def create_app(
+    settings: Settings, clock: Clock | None = None, open_store: wiring.OpenStore = wiring.open_store
+) -> ASGIApp:
+    """The service as one ASGI app. It opens the store in its lifespan, whose state the server must pass on."""
+    clock = clock or SystemClock()
+
+    @asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[wiring.Services]:
+        async with wiring.open_services(settings, clock, open_store) as services:
+            yield services
+
+    requests = settings.requests
+    middleware = [
+        Middleware(RecordRequests, clock, requests.budget_ms / 1000),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=["*"],
+            allow_methods=["GET", "POST", "OPTIONS", "HEAD"],
+            allow_headers=["*"],
+            allow_credentials=True,
+            expose_headers=["x-posthog-rate-limit-warning", "x-request-id"],
+        ),
+        Middleware(ErrorBoundary),
+        Middleware(LimitBody, requests.max_body_bytes, requests.body_timeout_s),
+    ]
+    # Not a Starlette application: it stands outside all middleware and would answer a crash without CORS. Redirects
+    # for a missing slash are off because they would take their target from the Host header.
+    app: ASGIApp = Router(ROUTES, redirect_slashes=False, default=_not_found, lifespan=lifespan)
+    for wrapper, args, kwargs in reversed(middleware):
+        app = wrapper(app, *args, **kwargs)
+    return app
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await WebSocketClose()(scope, receive, send)
+        return
+    raise NotFound

@@ -1,0 +1,74 @@
+"""`flagstone explain`: evaluate one flag for one person as a request would, and tell each step.
+
+It reads the store that `serve` would read, and the same evaluator decides; nothing here knows a rule of its own.
+"""
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Iterator
+
+import msgspec
+
+from config.sources import Loaded
+from evaluator.evaluate import evaluate
+from evaluator.explain import ConditionStep, Explanation, FilterStep, explain
+from evaluator.snapshot import Snapshot, build_snapshot
+from evaluator.types import Context, Facts
+from gateway.commands import CommandFailed
+from gateway.ports import SystemClock
+
+
+def run(loaded: Loaded, args: Namespace) -> int:
+    properties = {key: value for given in args.person_property for key, value in given.items()}
+    context = Context(distinct_id=args.distinct_id, person_properties=properties)
+    explanation = asyncio.run(_explanation(loaded, args.project, args.flag, context))
+    print(_json(explanation) if args.json else "\n".join(_lines(explanation)))
+    return 0
+
+
+def _lines(explanation: Explanation) -> Iterator[str]:
+    """The explanation for people. Condition sets are counted from 1, as reasons do."""
+    result = explanation.result
+    yield f"{explanation.flag} = {_json(explanation.value)} for {explanation.distinct_id}"
+    yield f"  reason: {result.reason.description} ({result.reason.code})"
+    if result.payload is not None:
+        yield f"  payload: {result.payload}"
+    if explanation.variant_bucket is not None:
+        yield f"  variant bucket: {explanation.variant_bucket:.6f}"
+    if not explanation.considered:
+        yield "  Such a request would not be told about this flag, which is for other runtimes."
+    for condition in explanation.conditions:
+        yield ""
+        yield from _condition_lines(condition)
+
+
+def _condition_lines(condition: ConditionStep) -> Iterator[str]:
+    yield f"condition set {condition.index + 1}: {_claim(condition.holds, 'its filters hold', 'its filters fail')}"
+    for step in condition.filters:
+        yield f"  {_claim(step.holds, '+', '-', '?')} {step.key} {step.operator}{_wanted(step)}; {_seen(step)}"
+    within = (
+        f"within the rollout of {condition.threshold:g}" if condition.admitted else f"beyond {condition.threshold:g}"
+    )
+    yield f"  bucket {condition.bucket:.6f} is {within}"
+
+
+def _claim(holds: bool | None, yes: str, no: str, unknown: str = "cannot be told") -> str:
+    return unknown if holds is None else yes if holds else no
+
+
+def _wanted(step: FilterStep) -> str:
+    return "" if step.wanted is None else f" {_json(step.wanted)}"
+
+
+def _seen(step: FilterStep) -> str:
+    match step.source:
+        case "unset":
+            return "not set"
+        case "not_fetched":
+            return "not known"
+        case source:
+            return f"{_json(step.seen)} from the {source}"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,53 @@
+"""/flags and /decide: one set of handlers, which tell the two apart by the path.
+
+Invariant: a GET never evaluates, so that a link that is merely opened costs nothing.
+"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from config.settings import Settings
+from gateway.services.flags import FlagService
+from gateway.telemetry import RequestRecord
+from gateway.wire.flags import MINIMAL_LEGACY, MINIMAL_RECORDS, encode_response
+from gateway.wire.query import read_parameters, read_query
+
+MEDIA_TYPE = "application/json"
+
+
+async def evaluate(request: Request) -> Response:
+    """POST: the flags of a project for whoever the body describes."""
+    scope = request.scope
+    settings: Settings = scope["state"]["settings"]
+    service: FlagService = scope["state"]["flags"]
+    record: RequestRecord = scope["state"]["record"]
+    query = read_query(
+        await request.body(),
+        read_parameters(scope["query_string"]),
+        dict(scope["headers"]),
+        is_decide=scope["path"].startswith("/decide"),
+        max_decoded_bytes=settings.requests.max_decoded_bytes,
+    )
+    record.token, record.shape = query.token, query.shape.value
+    answer = await service.answer(query.token, query.context, record.deadline, disable_flags=query.disable_flags)
+    record.project_id, record.snapshot_version = answer.snapshot.project_id, answer.snapshot.version
+    record.flags, record.missing = len(answer.outcomes), answer.missing
+    body = encode_response(
+        query.shape,
+        answer.outcomes,
+        errors=answer.errors,
+        request_id=record.request_id,
+        evaluated_at_ms=int(answer.evaluated_at.timestamp() * 1000),
+        config_for_flags=bool(answer.snapshot.flags) if query.with_config else None,
+    )
+    return Response(body, media_type=MEDIA_TYPE)
+
+
+async def minimal(request: Request) -> Response:
+    """GET: an answer without flags, in the layout of the version asked for."""
+    version = read_parameters(request.scope["query_string"]).version
+    return Response(MINIMAL_RECORDS if (version or 1) >= 2 else MINIMAL_LEGACY, media_type=MEDIA_TYPE)
+
+
+async def head(_: Request) -> Response:
+    return Response(media_type=MEDIA_TYPE)

@@ -1,0 +1,35 @@
+"""An ASGI app that picks the handler of a route by method, so that the route table shows both.
+
+Nothing of any endpoint lives here. Invariant: OPTIONS and a method without a handler tell which methods there are.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.errors import MethodNotAllowed
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Methods:
+    """HEAD is answered by the handler for GET unless it has its own; the engine leaves out the body."""
+
+    def __init__(self, **handlers: Handler) -> None:
+        self._handlers = {"HEAD": handlers["GET"], "OPTIONS": self._options, **handlers}
+        self._allow = ", ".join(name for name in ("GET", "POST", "OPTIONS", "HEAD") if name in self._handlers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self._handlers.get(scope["method"])
+        if handler is None:
+            raise MethodNotAllowed(self._allow)
+        response = await handler(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _options(self, _: Request) -> Response:
+        return Response(status_code=204, headers={"allow": self._allow})
+
+    def __repr__(self) -> str:
+        return f"<Methods {self._allow}>"

@@ -1,0 +1,189 @@
+"""One process that serves the app: bind, serve, announce, and stop in order.
+
+What happens inside a request does not live here, nor which stores are behind it. Invariant: after a first SIGTERM or
+SIGINT the process is gone within the drain timeout plus CLOSE_GRACE_S, whatever its clients do.
+"""
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from hypercorn.asyncio import serve as run_engine
+from hypercorn.config import Config as EngineConfig
+from hypercorn.utils import LifespanFailureError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from config.settings import Server
+from gateway.errors import StoreError
+from gateway.telemetry import log_event
+
+CLOSE_GRACE_S: Final = 2.0
+"""How long connections may take to close once their requests were cut off."""
+
+_BIND_ERRORS: Final = {
+    errno.EADDRINUSE: "another process is using this port",
+    errno.EACCES: "this user may not use this port",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+}
+
+
+class CannotServe(Exception):
+    """The process cannot start serving; its text is one sentence for the operator."""
+
+
+def bind(server: Server) -> socket.socket:
+    """A listening socket for the configured address, bound here so that a failure is told plainly."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError):
+        raise CannotServe(f"Cannot listen on {server.host}: this machine knows no such host") from None
+    try:
+        # A restarted server must not wait for the old one's closed connections to expire.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # Two sockets may be bound to one address until one listens, so only listening proves that the port is ours.
+        listener.listen(server.backlog)
+    except OSError as error:
+        listener.close()
+        why = _BIND_ERRORS.get(error.errno or 0, error.strerror)
+        raise CannotServe(f"Cannot listen on {server.host}:{server.port}: {why}") from None
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address to reach the listener at; with port 0 configured, this has the real port."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+async def serve(app: ASGIApp, server: Server, listener: socket.socket, announce: Callable[[], None]) -> int:
+    """The exit code, once told to stop: 0 when all went in order, 1 when connections had to be left open.
+
+    `announce` is called when requests are answered. The first SIGTERM or SIGINT lets requests in flight finish until
+    the drain timeout; a second one cuts them off. The listener belongs to the engine from here on.
+    """
+    loop = asyncio.get_running_loop()
+    drain = Drain(app)
+    stop = asyncio.Event()
+
+    async def until_told_to_stop() -> None:
+        # The engine waits for this trigger once its startup is over, which makes it the moment to announce.
+        announce()
+        await stop.wait()
+
+    engine = loop.create_task(
+        run_engine(drain, _engine_config(server, listener), shutdown_trigger=until_told_to_stop, mode="asgi")  # type: ignore[arg-type]
+    )
+
+    def end_drain() -> None:
+        drain.cut_off()
+        loop.call_later(CLOSE_GRACE_S, engine.cancel)
+
+    def on_signal() -> None:
+        if stop.is_set():
+            end_drain()
+            return
+        stop.set()
+        drain.begin()
+        loop.call_later(server.drain_timeout_s, end_drain)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await engine
+    except asyncio.CancelledError:
+        log_event("connections_left_open", logging.ERROR, grace_s=CLOSE_GRACE_S)
+        return 1
+    except LifespanFailureError as error:
+        # The engine raises this while the app's own exception is on its way out.
+        if isinstance(error.__context__, StoreError):
+            raise CannotServe(f"Cannot open the store: {error.__context__}") from error
+        raise
+    return 0
+
+
+def _engine_config(server: Server, listener: socket.socket) -> EngineConfig:
+    engine = EngineConfig()
+    engine.bind = [f"fd://{listener.detach()}"]
+    engine.backlog = server.backlog
+    engine.keep_alive_timeout = server.keep_alive_timeout_s
+    # Ours ends first: the engine's own limit is ignored by Python 3.12 and later, and answers with an empty 500 before.
+    engine.graceful_timeout = server.drain_timeout_s + 2 * CLOSE_GRACE_S
+    engine.include_server_header = False
+    engine.accesslog = None
+    engine.errorlog = logging.getLogger("hypercorn.error")
+    engine.errorlog.setLevel(logging.WARNING)  # Its announcement would repeat ours.
+    return engine
+
+
+class Drain:
+    """The app, with its requests in flight known: they can be told to close their connections, and be cut off."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._requests: set[asyncio.Task[object]] = set()
+        self._is_stopping = False
+        self._is_over = False
+
+    def __repr__(self) -> str:
+        state = "over" if self._is_over else "stopping" if self._is_stopping else "serving"
+        return f"<Drain {state}, {len(self._requests)} in flight>"
+
+    def begin(self) -> None:
+        """From now on answers ask their client to use another connection."""
+        self._is_stopping = True
+        log_event("stopping", requests_in_flight=len(self._requests))
+
+    def cut_off(self) -> None:
+        """Cancel, once, what is still in flight; a request that has not begun its answer gets a 503."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._requests:
+            log_event("requests_cut_off", logging.WARNING, requests=len(self._requests))
+        for request in self._requests:
+            request.cancel()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = asyncio.current_task()
+        if scope["type"] != "http" or request is None:
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def send_onwards(message: Message) -> None:
+            nonlocal has_begun
+            if message["type"] == "http.response.start":
+                has_begun = True
+                if self._is_stopping and scope["http_version"] == "1.1":
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        self._requests.add(request)
+        try:
+            await self._app(scope, receive, send_onwards)
+        except asyncio.CancelledError:
+            if has_begun or not self._is_over:
+                raise
+            request.uncancel()
+            await _send_stopping(send_onwards)
+        finally:
+            self._requests.discard(request)
+
+
+async def _send_stopping(send: Send) -> None:
+    body = b"The server is stopping. Please try again."
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+        (b"retry-after", b"1"),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,64 @@
+"""The pipeline behind every flag request: token -> snapshot -> evaluation -> facts -> evaluation.
+
+No wire format and no store lives here. Invariant: the order of refusals is PostHog's - the token is judged before
+anything else in the request.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from evaluator.evaluate import evaluate
+from evaluator.snapshot import Snapshot
+from evaluator.types import Context, Facts, Outcome
+from gateway.errors import MissingDistinctId, NotAuthenticated
+from gateway.ports import Clock, Deadline
+from gateway.services.facts import FactsService
+from gateway.services.snapshots import SnapshotService
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """What the flags say, when that was, and the code of what stored facts lacked (None: they lacked nothing)."""
+
+    snapshot: Snapshot
+    evaluated_at: datetime
+    outcomes: Sequence[Outcome] = ()
+    errors: bool = False
+    missing: str | None = None
+
+
+class FlagService:
+    def __init__(self, snapshots: SnapshotService, facts: FactsService, clock: Clock) -> None:
+        self._snapshots = snapshots
+        self._facts = facts
+        self._clock = clock
+
+    async def answer(
+        self, token: str | None, context: Context | None, deadline: Deadline, *, disable_flags: bool = False
+    ) -> Answer:
+        """The project's flags for this context; none when they are disabled.
+
+        Raises NotAuthenticated, AuthenticationFailed, Unavailable or MissingDistinctId.
+        """
+        if not token:
+            raise NotAuthenticated
+        snapshot = await self._snapshots.get(token, deadline)
+        now = self._clock.now()
+        if disable_flags:
+            return Answer(snapshot=snapshot, evaluated_at=now)
+        if context is None:
+            raise MissingDistinctId
+        evaluation = evaluate(snapshot, context, Facts(), now)
+        missing = None
+        if evaluation.needs:
+            facts = await self._facts.load(snapshot.project_id, context, evaluation.needs, deadline)
+            evaluation = evaluation.with_facts(facts)
+            missing = facts.missing.code if evaluation.errors else None
+        return Answer(
+            snapshot=snapshot,
+            evaluated_at=now,
+            outcomes=evaluation.outcomes,
+            errors=evaluation.errors,
+            missing=missing,
+        )

@@ -1,0 +1,169 @@
+"""What the service says of itself: one wide line per request, events, and the setup of the log.
+
+No metrics yet. Invariant: every value written is escaped and capped, and of a token only the last four characters.
+"""
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from config.settings import Log
+from gateway.ports import Clock, Deadline
+
+logger = logging.getLogger("flagstone")
+
+MAX_VALUE_CHARACTERS: Final = 256
+MAX_TRACEBACK_CHARACTERS: Final = 8192
+MASKED_CHARACTERS: Final = 4
+
+
+def log_event(
+    event: str, level: int = logging.INFO, *, exception: BaseException | None = None, **fields: object
+) -> None:
+    """Write an event, named in snake_case, with its fields; `exception` adds a traceback."""
+    logger.log(level, event, exc_info=exception, extra={"fields": fields})
+
+
+def masked(token: str) -> str:
+    """The end of a token: enough to recognise it by, too little to use it."""
+    return f"...{token[-MASKED_CHARACTERS:]}" if len(token) > 2 * MASKED_CHARACTERS else "..."
+
+
+class Outage:
+    """Tells of something that keeps failing twice: when that begins, and when it is over."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.failures = 0
+
+    def failed(self, error: BaseException) -> None:
+        self.failures += 1
+        if self.failures == 1:
+            log_event(f"{self._name}_failed", logging.WARNING, reason=f"{type(error).__name__}: {error}")
+
+    def succeeded(self) -> None:
+        if self.failures:
+            log_event(f"{self._name}_recovered", failures=self.failures)
+            self.failures = 0
+
+    def __repr__(self) -> str:
+        return f"<Outage {self._name}, {self.failures} failures>"
+
+
+class RequestRecord:
+    """What is known of one request while it runs. The middleware makes it, everybody may add, and it is logged once."""
+
+    __slots__ = (
+        "_arrived_at",
+        "_clock",
+        "deadline",
+        "error",
+        "flags",
+        "is_cancelled",
+        "method",
+        "missing",
+        "path",
+        "project_id",
+        "request_id",
+        "shape",
+        "snapshot_version",
+        "status",
+        "token",
+        "user_agent",
+    )
+
+    def __init__(self, clock: Clock, budget_s: float, *, request_id: str, method: str, path: str, user_agent: str):
+        self._clock = clock
+        self._arrived_at = clock.monotonic()
+        self.deadline = Deadline(clock, budget_s)
+        self.request_id = request_id
+        self.method = method
+        self.path = path
+        self.user_agent = user_agent
+        self.status: int | None = None
+        self.error: str | None = None
+        self.is_cancelled = False
+        self.token: str | None = None
+        self.project_id: int | None = None
+        self.snapshot_version: int | None = None
+        self.shape: str | None = None
+        self.flags: int | None = None
+        self.missing: str | None = None
+
+    def emit(self) -> None:
+        """Write the line of this request. Its fields are always the same."""
+        log_event(
+            "request",
+            request_id=self.request_id,
+            method=self.method,
+            path=self.path,
+            status=self.status,
+            duration_ms=round((self._clock.monotonic() - self._arrived_at) * 1000, 3),
+            is_cancelled=self.is_cancelled,
+            error=self.error,
+            token=None if self.token is None else masked(self.token),
+            project_id=self.project_id,
+            snapshot_version=self.snapshot_version,
+            shape=self.shape,
+            flags=self.flags,
+            missing=self.missing,
+            user_agent=self.user_agent,
+        )
+
+    def __repr__(self) -> str:
+        return f"<RequestRecord {self.request_id} {self.method} {self.path!r} -> {self.status}>"
+
+
+def set_up_logging(log: Log) -> None:
+    """Send every record of this process to stderr in the format chosen. Replaces what was set up before."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if log.format == "json" else TextFormatter())
+    logging.basicConfig(level=log.level.upper(), handlers=[handler], force=True)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": _time(record), "level": record.levelname.lower(), **dict(_fields(record))}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)[-MAX_TRACEBACK_CHARACTERS:]
+        return msgspec.json.encode(line).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """Text for a person: the event, then its fields that have a value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        (_, event), *fields = _fields(record)
+        told = [f"{name}={msgspec.json.encode(value).decode()}" for name, value in fields if value is not None]
+        line = " ".join([_time(record), record.levelname, str(event), *told])
+        if record.exc_info:
+            # The bar keeps a line break in an exception's text from passing for the start of a new record.
+            traceback = self.formatException(record.exc_info)[-MAX_TRACEBACK_CHARACTERS:]
+            line = "\n  | ".join([line, *traceback.splitlines()])
+        return line
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+def _fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
+    """The event and its fields; a record from elsewhere is the event "log"."""
+    fields = getattr(record, "fields", None)
+    if fields is None:
+        yield "event", "log"
+        fields = {"logger": record.name, "message": record.getMessage()}
+    else:
+        yield "event", record.msg
+    for name, value in fields.items():
+        yield name, value if value is None or isinstance(value, int | float) else _text(value)
+
+
+def _text(value: object) -> str:
+    # What cannot be written as UTF-8 is escaped, so that no value can break the line it stands in.
+    return str(value)[:MAX_VALUE_CHARACTERS].encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,85 @@
+"""Fixtures that more than one folder of tests uses: a real server in a process of its own.
+
+Every process started here is stopped here.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PATIENCE_S = 30.0
+"""How long a test waits for a process before it fails. Never reached when all is well."""
+
+
+class ServerProcess:
+    """`flagstone serve` with these arguments, on a free port unless they say otherwise."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._stderr = folder / "stderr.txt"
+        with self._stderr.open("w") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "serve", "--set", "server.port=0", *arguments],
+                cwd=folder,
+                env={name: value for name, value in os.environ.items() if not name.startswith("FLAGSTONE__")},
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        assert self._process.stdout is not None
+        self._stdout = self._process.stdout
+
+    @property
+    def errors(self) -> str:
+        """What the process wrote to stderr so far."""
+        return self._stderr.read_text()
+
+    def wait_until_ready(self) -> "ServerProcess":
+        """The same, once it answers; `url` and `port` are known from here on."""
+        watchdog = threading.Timer(PATIENCE_S, self._process.kill)
+        watchdog.start()
+        try:
+            announced = next((line for line in self._stdout if line.startswith("flagstone is ready at ")), None)
+        finally:
+            watchdog.cancel()
+        assert announced is not None, self.errors
+        self.url = announced.split()[-1]
+        self.port = int(self.url.rsplit(":", 1)[1])
+        return self
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+
+    def tell(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def exit_code(self) -> int:
+        """The exit code, once it has one."""
+        return self._process.wait(PATIENCE_S)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait(PATIENCE_S)
+        self._stdout.close()
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Starts `flagstone serve` with the given arguments, and stops whatever was started."""
+    started: list[ServerProcess] = []
+
+    def start(*arguments: str) -> ServerProcess:
+        folder = tmp_path / f"server-{len(started)}"
+        folder.mkdir()
+        started.append(ServerProcess(folder, *arguments))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.end()

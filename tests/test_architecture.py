@@ -1,0 +1,109 @@
+"""The shape of the project: what stands at its top, who imports whom, and how long a file may grow.
+
+Nothing here runs the product.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("config", "evaluator", "gateway")
+TOP_LEVEL = {
+    ".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile",
+    "README.md", "bench", "config", "deploy", "docs", "evaluator", "gateway", "pyproject.toml", "tests",
+}  # fmt: skip
+MAX_LINES = 350
+LONGER_FOR_A_REASON: dict[str, str] = {}
+"""Paths of longer files, each with its reason."""
+
+EVALUATOR_MAY_IMPORT = {
+    "bisect", "collections", "datetime", "enum", "functools", "hashlib", "itertools", "math", "operator", "re", "types",
+    "typing", "zoneinfo", "evaluator", "mmh3", "msgspec", "re2",
+}  # fmt: skip
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module or ""
+
+
+def test_imports__of_the_packages__point_down() -> None:
+    """Every import direction that pyproject.toml declares is held."""
+    linted = run(Path(sys.executable).with_name("lint-imports"), "--no-cache")
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+@pytest.mark.parametrize("path", sources("evaluator"), ids=named)
+def test_evaluator__its_imports__are_pure(path: Path) -> None:
+    """The evaluator imports nothing that could do input or output, read a clock, or be random."""
+    roots = {module.split(".")[0] for module in imported_modules(path)}
+    assert roots <= EVALUATOR_MAY_IMPORT
+
+
+def test_top_level__of_the_repository__is_as_designed() -> None:
+    """Nothing stands at the top of the repository that was not put there on purpose."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard")
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    assert {line.split("/")[0] for line in listed.stdout.splitlines()} <= TOP_LEVEL
+
+
+@pytest.mark.parametrize("path", sources(*PACKAGES, "tests", "bench"), ids=named)
+def test_file__its_length__is_readable(path: Path) -> None:
+    """No file grows beyond what one sitting can read, unless it says here why."""
+    lines = path.read_text().count("\n")
+    assert lines <= MAX_LINES or named(path) in LONGER_FOR_A_REASON
+
+
+@pytest.mark.parametrize("path", sources(*PACKAGES, "tests", "bench"), ids=named)
+def test_file__its_opening__says_what_lives_there(path: Path) -> None:
+    """Every file opens with a docstring."""
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_constraints__every_dependency__is_pinned_once() -> None:
+    """Whatever pyproject.toml depends on is pinned, by name and version only, so that no index is named."""
+    lines = (ROOT / "deploy/constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.]+", line) for line in lines)
+    pinned = [_normal(line.split("==")[0]) for line in lines]
+    project = PYPROJECT["project"]
+    wanted = {_normal(line) for line in project["dependencies"] + project["optional-dependencies"]["dev"]}
+    assert len(set(pinned)) == len(pinned)
+    assert wanted <= set(pinned)
+
+
+def test_python__the_running_version__is_a_declared_one() -> None:
+    """The suite runs on a version of Python that the project says it supports."""
+    declared = [line.rsplit(" ", 1)[1] for line in PYPROJECT["project"]["classifiers"] if "Python :: 3." in line]
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in declared
+
+
+def _normal(requirement: str) -> str:
+    name = re.match(r"[A-Za-z0-9_.-]+", requirement)
+    assert name is not None
+    return re.sub(r"[-_.]+", "-", name[0]).lower()
