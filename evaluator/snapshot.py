@@ -108,6 +108,6 @@ def build_snapshot(document: bytes, version: int, encode: Encode) -> Snapshot:
 def _timezone(name: str, problems: list[Problem]) -> ZoneInfo | None:
     try:
         return ZoneInfo(name)
-    except (ValueError, OSError):  # What zoneinfo raises for names that are malformed, unknown, or a directory.
+    except (KeyError, ValueError, OSError):  # As zoneinfo says unknown, malformed, and a directory.
         problems.append(Problem("undecodable", "$.timezone", None, f"there is no time zone {name!r}"))
         return None

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from gateway.commands import CommandFailed
     from gateway.errors import StoreError
 
-    overrides = [*args.set, f"store.url=file:{DEMO}"] if args.demo else args.set
+    overrides = [f"store.url=file:{DEMO}", "log.format=text", *args.set] if args.demo else args.set
     try:
         loaded = load(args.config, os.environ, overrides)
         exit_code: int = resolve_name(f"gateway.commands.{args.runs}")(loaded, args)

@@ -10,6 +10,7 @@ from config.sources import Loaded
 from gateway.app import create_app
 from gateway.commands import CommandFailed
 from gateway.server import CannotServe, bind, serve, url_of
+from gateway.telemetry import set_up_logging
 
 _DEMO_HINT = """
 The demo project has the token phc_demo, and knows the persons alice and bob. Try:
@@ -18,7 +19,8 @@ The demo project has the token phc_demo, and knows the persons alice and bob. Tr
     -d '{{"token": "phc_demo", "distinct_id": "alice", "flag_keys": ["checkout-button"]}}'
 
   curl -s '{url}/flags?v=2' -H 'Content-Type: application/json' \\
-    -d '{{"token": "phc_demo", "distinct_id": "you", "person_properties": {{"email": "you@example.com"}}, "flag_keys": ["beta-search"]}}'
+    -d '{{"token": "phc_demo", "distinct_id": "you", "flag_keys": ["beta-search"],
+         "person_properties": {{"email": "you@example.com"}}}}'
 
   {flagstone} explain --demo checkout-button bob
 """
@@ -26,6 +28,7 @@ The demo project has the token phc_demo, and knows the persons alice and bob. Tr
 
 def run(loaded: Loaded, args: Namespace) -> int:
     server = loaded.settings.server
+    set_up_logging(loaded.settings.log)
     try:
         listener = bind(server)
         url = url_of(listener)
