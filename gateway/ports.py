@@ -4,11 +4,13 @@ Every method of a store raises StoreError (or a subclass) and nothing else; "not
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
 import msgspec
+
+from gateway.document import Progress, WholeProject
 
 
 class Definitions(msgspec.Struct, frozen=True):
@@ -93,4 +95,20 @@ class OverrideStore(Protocol):
         self, project_id: int, distinct_ids: tuple[str, ...], hash_keys: Mapping[str, str]
     ) -> None:
         """Keep hash keys by flag key for the persons behind these ids, where they have none yet."""
+        ...
+
+
+class TransferStore(Protocol):
+    """What import and export ask of a store."""
+
+    async def import_projects(self, projects: Sequence[WholeProject], progress: Progress) -> None:
+        """Put each project in the place of the stored one with its id, in one transaction; others stay.
+
+        Overrides of persons that are still there are kept. Raises InvalidDefinitions when a token belongs to another
+        stored project, with nothing written.
+        """
+        ...
+
+    async def export_projects(self) -> list[WholeProject]:
+        """Everything stored, in an order that depends on nothing else."""
         ...

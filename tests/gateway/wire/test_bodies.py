@@ -220,9 +220,7 @@ def test_decode_body__deep_but_whole_json__ends_in_a_gateway_error(closed: bool)
 
 
 ENCODINGS: list[Callable[[bytes], bytes]] = [bytes, gzip.compress, base64.b64encode, lambda body: b"data=" + body]
-JSONISH = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner), max_leaves=5
-)
+JSONISH = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5)
 
 
 @given(
