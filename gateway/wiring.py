@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, TypedDict
 
 from config.settings import Settings, StoreUrl
-from gateway.ports import Clock, DefinitionStore, GroupStore, OverrideStore, PersonStore
+from gateway.ports import Clock, DefinitionStore, GroupStore, OverrideStore, PersonStore, TransferStore
 from gateway.services.facts import FactsService
 from gateway.services.flags import FlagService
 from gateway.services.snapshots import SnapshotService
@@ -17,7 +17,7 @@ from gateway.stores.sqlite import SqliteStore
 from gateway.wire.flags import encode_result
 
 
-class Store(DefinitionStore, PersonStore, GroupStore, OverrideStore, Protocol):
+class Store(DefinitionStore, PersonStore, GroupStore, OverrideStore, TransferStore, Protocol):
     """What one backend fulfils."""
 
 

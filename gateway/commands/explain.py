@@ -9,21 +9,50 @@ from collections.abc import Iterator
 
 import msgspec
 
+from config.settings import StoreUrl
 from config.sources import Loaded
 from evaluator.evaluate import evaluate
 from evaluator.explain import ConditionStep, Explanation, FilterStep, explain
-from evaluator.snapshot import Snapshot, build_snapshot
+from evaluator.snapshot import build_snapshot
 from evaluator.types import Context, Facts
 from gateway.commands import CommandFailed
-from gateway.ports import SystemClock
+from gateway.ports import SystemClock, TransferStore
+from gateway.wiring import open_store
 
 
 def run(loaded: Loaded, args: Namespace) -> int:
     properties = {key: value for given in args.person_property for key, value in given.items()}
     context = Context(distinct_id=args.distinct_id, person_properties=properties)
-    explanation = asyncio.run(_explanation(loaded, args.project, args.flag, context))
+    explanation = asyncio.run(_explanation(loaded.settings.store.url, args.project, args.flag, context))
     print(_json(explanation) if args.json else "\n".join(_lines(explanation)))
     return 0
+
+
+async def _explanation(url: StoreUrl, token: str | None, flag: str, context: Context) -> Explanation:
+    now = SystemClock().now()
+    async with open_store(url) as store:
+        if token is None:
+            token = await _only_token(store)
+        definitions = await store.load_definitions(token)
+        if definitions is None:
+            raise CommandFailed(f"No project in the store has the token {token}")
+        snapshot = build_snapshot(definitions.document, definitions.version, lambda _: ())
+        facts = Facts()
+        if evaluate(snapshot, context, facts, now).needs:
+            person = await store.load_person(snapshot.project_id, context.distinct_id)
+            facts = Facts({} if person is None else person.properties)
+    explanation = explain(snapshot, flag, context, facts, now)
+    if explanation is None:
+        problems = [problem for problem in snapshot.problems if problem.flag == flag]
+        raise CommandFailed(f"The project {snapshot.name!r} has no active flag {flag}", *problems)
+    return explanation
+
+
+async def _only_token(store: TransferStore) -> str:
+    tokens = [project.token for project in await store.export_projects()]
+    if len(tokens) != 1:
+        raise CommandFailed(f"The store has {len(tokens)} projects; name one with --project", *tokens)
+    return tokens[0]
 
 
 def _lines(explanation: Explanation) -> Iterator[str]:
@@ -35,8 +64,6 @@ def _lines(explanation: Explanation) -> Iterator[str]:
         yield f"  payload: {result.payload}"
     if explanation.variant_bucket is not None:
         yield f"  variant bucket: {explanation.variant_bucket:.6f}"
-    if not explanation.considered:
-        yield "  Such a request would not be told about this flag, which is for other runtimes."
     for condition in explanation.conditions:
         yield ""
         yield from _condition_lines(condition)

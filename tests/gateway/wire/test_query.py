@@ -98,7 +98,7 @@ def test_read_query__version_on_flags__chooses_the_shape(query_string: bytes, sh
 def test_read_query__version_on_decide__chooses_the_shape(
     is_decide: bool, query_string: bytes, shape: Shape, with_config: bool
 ) -> None:
-    """On /decide, told by the path or by a proxy's header, old versions get their old shapes, with config by default."""
+    """On /decide, told by path or by a proxy's header, old versions get old shapes, with config by default."""
     headers = {} if is_decide else {"x_original_endpoint": "decide"}
     asked = query(BASE, query_string, is_decide=is_decide, **headers)
     assert (asked.shape, asked.with_config) == (shape, with_config)

@@ -1,0 +1,138 @@
+"""The read-only store: a JSON document on disk, read whole and read again when it changes.
+
+Invariant: a new version of the file that cannot be used changes nothing; what was read before goes on being served,
+and the log says why.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from evaluator.definitions import InvalidDefinitions
+from gateway.document import Progress, WholeProject, read_document
+from gateway.errors import StoreError, StoreUnavailable
+from gateway.ports import Clock, Definitions, Person, SystemClock
+from gateway.telemetry import log_event
+
+
+class _Project:
+    """A project and what is looked up in it."""
+
+    __slots__ = ("definitions", "groups", "people", "whole")
+
+    def __init__(self, whole: WholeProject, version: int) -> None:
+        self.whole = whole
+        self.definitions = Definitions(version, whole.definitions())
+        self.people = {
+            distinct_id: Person(person.properties, frozenset(person.cohorts))
+            for person in whole.persons
+            for distinct_id in person.distinct_ids
+        }
+        self.groups = {(group.type, group.key): group.properties for group in whole.groups}
+
+
+class _Content(msgspec.Struct, frozen=True):
+    by_token: dict[str, _Project]
+    by_id: dict[int, _Project]
+
+
+Mark = tuple[int, int, int]
+"""What tells one state of the file from another without reading it."""
+
+
+class FileStore:
+    """Every store port over one document. Overrides are not kept, as nothing is written."""
+
+    def __init__(self, path: str, *, poll_s: float = 1.0, clock: Clock | None = None) -> None:
+        self._path = Path(path)
+        self._poll_s = poll_s
+        self._clock = clock or SystemClock()
+        self._look_at = 0.0
+        self._mark: Mark
+        self._version = 0
+        self._content: _Content
+
+    def __repr__(self) -> str:
+        return f"<FileStore {self._path} v{self._version}>"
+
+    async def __aenter__(self) -> "FileStore":
+        self._mark = self._look()  # Before reading: a change while reading is then seen next time.
+        self._content = await asyncio.to_thread(self._read, self._mark)
+        self._look_at = self._clock.monotonic() + self._poll_s
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def load_definitions(self, token: str) -> Definitions | None:
+        await self._keep_up()
+        project = self._content.by_token.get(token)
+        return None if project is None else project.definitions
+
+    async def definitions_version(self, token: str) -> int | None:
+        definitions = await self.load_definitions(token)
+        return None if definitions is None else definitions.version
+
+    async def load_person(self, project_id: int, distinct_id: str) -> Person | None:
+        await self._keep_up()
+        project = self._content.by_id.get(project_id)
+        return None if project is None else project.people.get(distinct_id)
+
+    async def load_groups(self, project_id: int, keys: Mapping[str, str]) -> Mapping[str, Mapping[str, object]]:
+        await self._keep_up()
+        project = self._content.by_id.get(project_id)
+        if project is None:
+            return {}
+        return {kind: project.groups[kind, key] for kind, key in keys.items() if (kind, key) in project.groups}
+
+    async def load_overrides(self, project_id: int, distinct_ids: tuple[str, ...]) -> Mapping[str, str]:  # noqa: ARG002
+        return {}
+
+    async def save_overrides(
+        self, project_id: int, distinct_ids: tuple[str, ...], hash_keys: Mapping[str, str]
+    ) -> None:
+        """Nothing is kept: who asks again gets the same answer only for as long as they send the same ids."""
+
+    async def import_projects(self, projects: Sequence[WholeProject], progress: Progress) -> None:  # noqa: ARG002
+        raise StoreError(f"{self._path} is read-only: edit the file, or import into a store such as sqlite:")
+
+    async def export_projects(self) -> list[WholeProject]:
+        await self._keep_up()
+        return [project.whole for project in self._content.by_id.values()]
+
+    async def _keep_up(self) -> None:
+        """Look at the file again, at most every poll_s; one caller looks, the others go on with what is there."""
+        if self._clock.monotonic() >= self._look_at:
+            self._look_at = self._clock.monotonic() + self._poll_s
+            await asyncio.to_thread(self._catch_up)
+
+    def _catch_up(self) -> None:
+        """Runs to its end in a thread, also when the request that asked for it has gone."""
+        try:
+            mark = self._look()
+            if mark != self._mark:
+                self._mark = mark  # Also of a broken version, which is then not read again and again.
+                self._content = self._read(mark)
+                log_event("store_file_read", path=str(self._path), version=self._version)
+        except (StoreError, InvalidDefinitions) as error:
+            log_event("store_file_refused", logging.ERROR, path=str(self._path), error=error)
+
+    def _look(self) -> Mark:
+        try:
+            status = os.stat(self._path)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _read(self, mark: Mark) -> _Content:
+        try:
+            projects = read_document(self._path.read_bytes())
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+        self._version = max(self._version + 1, mark[0])
+        read = [_Project(project, self._version) for project in projects]
+        return _Content({it.whole.token: it for it in read}, {it.whole.id: it for it in read})

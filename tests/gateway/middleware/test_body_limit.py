@@ -1,0 +1,90 @@
+"""How much of a body is taken, for how long, and what the app gets of it."""
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.middleware.body_limit import LimitBody
+from gateway.middleware.record import RecordRequests
+from tests.gateway.middleware.test_record import MovedClock, Sent, request
+from tests.gateway.serving import part, receiving
+
+GONE: Message = {"type": "http.disconnect"}
+
+
+class Echo:
+    """Keeps the messages it got."""
+
+    def __init__(self) -> None:
+        self.got: list[Message] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.got.append(await receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def post(*messages: Message, max_bytes: int = 10, timeout_s: float = 5, **headers: str) -> tuple[Sent, Echo]:
+    sent, echo = Sent(), Echo()
+    app = RecordRequests(LimitBody(echo, max_bytes, timeout_s), MovedClock(), 1)
+    await app(request(**headers), receiving(*messages), sent)
+    return sent, echo
+
+
+@pytest.mark.parametrize("cut", [[b"0123456789"], [b"01234", b"", b"56789"], [b""]])
+async def test_body_limit__body_within_the_limit__comes_in_one_piece(cut: list[bytes]) -> None:
+    """However a body arrives, the app gets it whole, up to exactly the limit."""
+    messages = [part(piece, more=True) for piece in cut[:-1]] + [part(cut[-1])]
+    sent, echo = await post(*messages)
+    assert sent[0]["status"] == 200
+    assert echo.got == [part(b"".join(cut))]
+
+
+@pytest.mark.parametrize("cut", [[b"0123456789a"], [b"012345", b"6789a"]])
+async def test_body_limit__one_byte_too_many__is_413(cut: list[bytes]) -> None:
+    """Bytes are counted as they come; beyond the limit the app does not run."""
+    messages = [part(piece, more=True) for piece in cut[:-1]] + [part(cut[-1])]
+    sent, echo = await post(*messages)
+    assert sent[0]["status"] == 413
+    assert sent.header(b"content-type") == b"text/plain; charset=utf-8"
+    assert echo.got == []
+
+
+@pytest.mark.parametrize("declared", ["11", "9" * 5000])
+async def test_body_limit__declared_too_large__is_413_before_a_byte_is_read(declared: str) -> None:
+    """A body that says it is too large is refused at once."""
+    sent, _ = await post(part(b""), content_length=declared)
+    assert sent[0]["status"] == 413
+
+
+@pytest.mark.parametrize("declared", ["10", "-1", "x", ""])
+async def test_body_limit__declared_length__is_never_trusted_to_be_small(declared: str) -> None:
+    """What is declared does not replace counting."""
+    sent, _ = await post(part(b"0" * 11), content_length=declared)
+    assert sent[0]["status"] == 413
+
+
+async def test_body_limit__body_stops_coming__is_408() -> None:
+    """The whole body has one time limit, however it trickles."""
+    sent, echo = await post(part(b"01", more=True), timeout_s=0.01)
+    assert sent[0]["status"] == 408
+    assert echo.got == []
+
+
+async def test_body_limit__client_leaves_midway__does_not_run_the_app() -> None:
+    """Half a body is never handed on."""
+    sent, echo = await post(part(b"01", more=True), GONE)
+    assert sent[0]["status"] == 400
+    assert echo.got == []
+
+
+async def test_body_limit__after_a_refusal__the_rest_is_read_and_dropped() -> None:
+    """What a refused client still sends is taken off the engine's hands, until it ends."""
+    left = [part(b"0" * 11, more=True), part(b"1", more=True), part(b"2"), GONE]
+
+    async def receive() -> Message:
+        return left.pop(0)
+
+    sent = Sent()
+    await RecordRequests(LimitBody(Echo(), 10, 5), MovedClock(), 1)(request(), receive, sent)
+    assert sent[0]["status"] == 413
+    assert left == [GONE]

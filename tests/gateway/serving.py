@@ -1,0 +1,165 @@
+"""The app, its clock and its store in one process: what tests of services and of the app stand on.
+
+Nothing here listens or sleeps. A store's failures are values that a test sets.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from config.settings import Settings
+from gateway.app import create_app
+from gateway.ports import Definitions, Person
+from tests.builders import NOW, condition, flag, person, project
+
+TOKEN = "phc_project_one"
+
+
+class MovedClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.passed_s = 0.0
+
+    def now(self) -> datetime:
+        return NOW.astimezone(UTC) + timedelta(seconds=self.passed_s)
+
+    def monotonic(self) -> float:
+        return 1000.0 + self.passed_s
+
+    def move(self, seconds: float) -> None:
+        self.passed_s += seconds
+
+
+class MemoryStore:
+    """Definitions by token and persons by distinct id; fails with `error`, hangs while `gate` is closed."""
+
+    def __init__(self, documents: Mapping[str, dict[str, Any]] | None = None) -> None:
+        self.definitions: dict[str, Definitions] = {}
+        self.persons: dict[str, Person] = {}
+        self.error: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.calls: list[str] = []
+        for token, document in (documents or {}).items():
+            self.put(token, document)
+
+    def put(self, token: str, document: dict[str, Any] | bytes, version: int = 1) -> None:
+        """Store a project; bytes stand as they are, to store what no importer would let through."""
+        raw = document if isinstance(document, bytes) else msgspec.json.encode({**document, "token": token})
+        self.definitions[token] = Definitions(version, raw)
+
+    async def load_definitions(self, token: str) -> Definitions | None:
+        await self._answer("load_definitions")
+        return self.definitions.get(token)
+
+    async def definitions_version(self, token: str) -> int | None:
+        await self._answer("definitions_version")
+        return self.definitions[token].version if token in self.definitions else None
+
+    async def load_person(self, project_id: int, distinct_id: str) -> Person | None:
+        await self._answer("load_person")
+        return self.persons.get(distinct_id)
+
+    async def load_groups(self, project_id: int, keys: Mapping[str, str]) -> Mapping[str, Mapping[str, object]]:
+        return {}
+
+    async def load_overrides(self, project_id: int, distinct_ids: tuple[str, ...]) -> Mapping[str, str]:
+        return {}
+
+    async def save_overrides(
+        self, project_id: int, distinct_ids: tuple[str, ...], hash_keys: Mapping[str, str]
+    ) -> None:
+        return None
+
+    async def _answer(self, call: str) -> None:
+        self.calls.append(call)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+
+
+def one_project() -> MemoryStore:
+    """A store with TOKEN: "on" is on for all, and "paid" needs the stored property "plan"."""
+    paid = flag("paid", condition(person("plan", "paid")), id=2)
+    return MemoryStore({TOKEN: project(flag("on", id=1), paid)})
+
+
+async def settle() -> None:
+    """Let everything run that can run without time passing."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class Client(httpx.AsyncClient):
+    """A client of the app in this process; `ask` posts to /flags."""
+
+    async def ask(self, query: str = "v=2", **fields: Any) -> httpx.Response:
+        return await self.post(f"/flags?{query}", json={"token": TOKEN, "distinct_id": "u1", **fields})
+
+
+Around = Callable[[ASGIApp], ASGIApp]
+
+
+@asynccontextmanager
+async def serving(
+    store: MemoryStore,
+    settings: Settings | None = None,
+    clock: MovedClock | None = None,
+    *,
+    around: Around | None = None,
+) -> AsyncIterator[Client]:
+    """A client of the whole app over this store; the app's lifespan lasts as long as the context."""
+    app = create_app(settings or Settings(), clock or MovedClock(), lambda _: nullcontext(store))
+    async with running(app) as app_with_state:
+        transport = httpx.ASGITransport(around(app_with_state) if around else app_with_state)
+        async with Client(transport=transport, base_url="http://flagstone") as client:
+            yield client
+
+
+@asynccontextmanager
+async def running(app: ASGIApp) -> AsyncIterator[ASGIApp]:
+    """The app with its lifespan begun; each request gets a copy of the state, as from an engine."""
+    state: dict[str, Any] = {}
+    told: asyncio.Queue[Message] = asyncio.Queue()
+    heard: asyncio.Queue[Message] = asyncio.Queue()
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": state}
+    lifespan = asyncio.ensure_future(app(scope, told.get, heard.put))
+
+    async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "state": dict(state)}, receive, send)
+
+    await told.put({"type": "lifespan.startup"})
+    assert (await heard.get())["type"] == "lifespan.startup.complete"
+    try:
+        yield with_state
+    finally:
+        await told.put({"type": "lifespan.shutdown"})
+        assert (await heard.get())["type"] == "lifespan.shutdown.complete"
+        await lifespan
+
+
+Answering = Callable[[], Awaitable[Message]]
+
+
+def receiving(*messages: Message) -> Answering:
+    """A `receive` that gives these messages and then nothing, as from a client that stopped sending."""
+    waiting = list(messages)
+
+    async def receive() -> Message:
+        if not waiting:
+            await asyncio.Event().wait()
+        return waiting.pop(0)
+
+    return receive
+
+
+def part(body: bytes, *, more: bool = False) -> Message:
+    """A piece of a request's body."""
+    return {"type": "http.request", "body": body, "more_body": more}
