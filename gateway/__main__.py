@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     from config.sources import InvalidConfiguration, load
+    from evaluator.definitions import InvalidDefinitions
     from gateway.commands import CommandFailed
     from gateway.errors import StoreError
 
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exit_code: int = resolve_name(f"gateway.commands.{args.runs}")(loaded, args)
     except InvalidConfiguration as error:
         return _fail("The configuration is not usable:", *error.problems)
+    except InvalidDefinitions as error:
+        return _fail("The definitions are not usable:", *error.problems)
     except (CommandFailed, StoreError) as error:
         return _fail(*error.args)
     except BrokenPipeError:

@@ -18,7 +18,6 @@ from hypercorn.utils import LifespanFailureError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.settings import Server
-from gateway.errors import StoreError
 from gateway.telemetry import log_event
 
 CLOSE_GRACE_S: Final = 2.0
@@ -102,10 +101,8 @@ async def serve(app: ASGIApp, server: Server, listener: socket.socket, announce:
         log_event("connections_left_open", logging.ERROR, grace_s=CLOSE_GRACE_S)
         return 1
     except LifespanFailureError as error:
-        # The engine raises this while the app's own exception is on its way out.
-        if isinstance(error.__context__, StoreError):
-            raise CannotServe(f"Cannot open the store: {error.__context__}") from error
-        raise
+        # The engine raises this while the app's own exception is on its way out, and that one says what is wrong.
+        raise error.__context__ or error from None
     return 0
 
 

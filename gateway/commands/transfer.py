@@ -11,7 +11,6 @@ from typing import Final
 
 from config.settings import StoreUrl
 from config.sources import Loaded
-from evaluator.definitions import InvalidDefinitions
 from evaluator.snapshot import build_snapshot
 from gateway.commands import CommandFailed
 from gateway.document import WholeProject, read_document, write_document
@@ -23,16 +22,15 @@ PROGRESS_INTERVAL_S: Final = 2.0
 
 def run_import(loaded: Loaded, args: Namespace) -> int:
     try:
-        projects = read_document(args.file.read_bytes())
-        for warning in _warnings(projects):
-            print(f"warning: {warning}", file=sys.stderr)
-        if not args.dry_run:
-            asyncio.run(_store(loaded.settings.store.url, projects))
+        document = args.file.read_bytes()
     except OSError as error:
         raise CommandFailed(f"Cannot read {args.file}: {error.strerror}") from None
-    except InvalidDefinitions as error:
-        raise CommandFailed(f"Nothing was imported from {args.file}:", *error.problems) from None
-    print(f"{'Would import' if args.dry_run else 'Imported'} {_summary(projects)}")
+    projects = read_document(document)
+    for warning in _warnings(projects):
+        print(f"warning: {warning}", file=sys.stderr)
+    if not args.dry_run:
+        asyncio.run(_store(loaded.settings.store.url, projects))
+    print(f"{'Nothing wrong; would import' if args.dry_run else 'Imported'} {_summary(projects)}")
     return 0
 
 
@@ -80,7 +78,6 @@ def _warnings(projects: Sequence[WholeProject]) -> Iterator[str]:
 
 
 def _summary(projects: Sequence[WholeProject]) -> str:
-    flags, cohorts, persons, groups = (
-        sum(len(getattr(project, what)) for project in projects) for what in ("flags", "cohorts", "persons", "groups")
-    )
-    return f"{len(projects)} projects: {flags} flags, {cohorts} cohorts, {persons} persons, {groups} groups"
+    parts = ("flags", "cohorts", "persons", "groups")
+    counts = {part: sum(len(getattr(project, part)) for project in projects) for part in parts}
+    return ", ".join(f"{part}: {count}" for part, count in {"projects": len(projects), **counts}.items())

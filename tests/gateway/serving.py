@@ -6,7 +6,6 @@ Nothing here listens or sleeps. A store's failures are values that a test sets.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -16,29 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from config.settings import Settings
 from gateway.app import create_app
 from gateway.ports import Definitions, Person
-from tests.builders import NOW, condition, flag, person, project
+from tests.builders import condition, flag, person, project
+from tests.fakes import FakeClock
 
 TOKEN = "phc_project_one"
 
 
-class MovedClock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.passed_s = 0.0
-
-    def now(self) -> datetime:
-        return NOW.astimezone(UTC) + timedelta(seconds=self.passed_s)
-
-    def monotonic(self) -> float:
-        return 1000.0 + self.passed_s
-
-    def move(self, seconds: float) -> None:
-        self.passed_s += seconds
-
-
 class MemoryStore:
-    """Definitions by token and persons by distinct id; fails with `error`, hangs while `gate` is closed."""
+    """Definitions by token and persons by distinct id; fails with `error`, hangs while `gate` is closed.
+
+    Unlike FakeStore it keeps documents and versions exactly as given, also those that no import would let through.
+    """
 
     def __init__(self, documents: Mapping[str, dict[str, Any]] | None = None) -> None:
         self.definitions: dict[str, Definitions] = {}
@@ -111,12 +98,12 @@ Around = Callable[[ASGIApp], ASGIApp]
 async def serving(
     store: MemoryStore,
     settings: Settings | None = None,
-    clock: MovedClock | None = None,
+    clock: FakeClock | None = None,
     *,
     around: Around | None = None,
 ) -> AsyncIterator[Client]:
     """A client of the whole app over this store; the app's lifespan lasts as long as the context."""
-    app = create_app(settings or Settings(), clock or MovedClock(), lambda _: nullcontext(store))
+    app = create_app(settings or Settings(), clock or FakeClock(), lambda _: nullcontext(store))
     async with running(app) as app_with_state:
         transport = httpx.ASGITransport(around(app_with_state) if around else app_with_state)
         async with Client(transport=transport, base_url="http://flagstone") as client:

@@ -5,7 +5,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.middleware.body_limit import LimitBody
 from gateway.middleware.record import RecordRequests
-from tests.gateway.middleware.test_record import MovedClock, Sent, request
+from tests.fakes import FakeClock
+from tests.gateway.middleware.test_record import Sent, request
 from tests.gateway.serving import part, receiving
 
 GONE: Message = {"type": "http.disconnect"}
@@ -23,10 +24,11 @@ class Echo:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def post(*messages: Message, max_bytes: int = 10, timeout_s: float = 5, **headers: str) -> tuple[Sent, Echo]:
+async def post(*messages: Message, **headers: str) -> tuple[Sent, Echo]:
+    """What is answered to a body of these parts, whose sender then hangs up, and what the app got of it."""
     sent, echo = Sent(), Echo()
-    app = RecordRequests(LimitBody(echo, max_bytes, timeout_s), MovedClock(), 1)
-    await app(request(**headers), receiving(*messages), sent)
+    app = RecordRequests(LimitBody(echo, 10, 5), FakeClock(), 1)
+    await app(request(**headers), receiving(*messages, GONE), sent)
     return sent, echo
 
 
@@ -65,14 +67,16 @@ async def test_body_limit__declared_length__is_never_trusted_to_be_small(declare
 
 async def test_body_limit__body_stops_coming__is_408() -> None:
     """The whole body has one time limit, however it trickles."""
-    sent, echo = await post(part(b"01", more=True), timeout_s=0.01)
+    sent, echo = Sent(), Echo()
+    app = RecordRequests(LimitBody(echo, 10, 0.01), FakeClock(), 1)
+    await app(request(), receiving(part(b"01", more=True)), sent)
     assert sent[0]["status"] == 408
     assert echo.got == []
 
 
 async def test_body_limit__client_leaves_midway__does_not_run_the_app() -> None:
     """Half a body is never handed on."""
-    sent, echo = await post(part(b"01", more=True), GONE)
+    sent, echo = await post(part(b"01", more=True))
     assert sent[0]["status"] == 400
     assert echo.got == []
 
@@ -85,6 +89,6 @@ async def test_body_limit__after_a_refusal__the_rest_is_read_and_dropped() -> No
         return left.pop(0)
 
     sent = Sent()
-    await RecordRequests(LimitBody(Echo(), 10, 5), MovedClock(), 1)(request(), receive, sent)
+    await RecordRequests(LimitBody(Echo(), 10, 5), FakeClock(), 1)(request(), receive, sent)
     assert sent[0]["status"] == 413
     assert left == [GONE]

@@ -9,7 +9,8 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.errors import GatewayError, MethodNotAllowed, MissingDistinctId, NotAuthenticated, Unavailable
 from gateway.middleware.boundary import ErrorBoundary
 from gateway.middleware.record import RecordRequests
-from tests.gateway.middleware.test_record import MovedClock, Sent, lines, nothing, request
+from tests.fakes import FakeClock
+from tests.gateway.middleware.test_record import Sent, lines, nothing, request
 
 
 async def answer(error: Exception, *, begun: bool = False) -> Sent:
@@ -19,7 +20,7 @@ async def answer(error: Exception, *, begun: bool = False) -> Sent:
         raise error
 
     sent = Sent()
-    await RecordRequests(ErrorBoundary(failing), MovedClock(), 1)(request(), nothing, sent)
+    await RecordRequests(ErrorBoundary(failing), FakeClock(), 1)(request(), nothing, sent)
     return sent
 
 

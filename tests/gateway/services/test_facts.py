@@ -11,15 +11,16 @@ from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
 from gateway.ports import Deadline, Person
 from gateway.services import facts
 from gateway.services.facts import FactsService
-from tests.gateway.serving import MemoryStore, MovedClock, settle
+from tests.fakes import FakeClock
+from tests.gateway.serving import MemoryStore, settle
 
 NEEDS = Needs(person_properties=frozenset({"plan"}))
 CONTEXT = Context(distinct_id="u1")
 
 
 @pytest.fixture
-def clock() -> MovedClock:
-    return MovedClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
@@ -41,17 +42,17 @@ def code(found: Facts) -> str:
     return found.person_properties.code
 
 
-async def test_load__person_is_stored__has_the_properties(service: FactsService, clock: MovedClock) -> None:
+async def test_load__person_is_stored__has_the_properties(service: FactsService, clock: FakeClock) -> None:
     """What is stored of a person becomes the facts."""
     assert await service.load(1, CONTEXT, NEEDS, Deadline(clock, 1)) == Facts({"plan": "paid"})
 
 
-async def test_load__no_such_person__knows_that_nothing_is_set(service: FactsService, clock: MovedClock) -> None:
+async def test_load__no_such_person__knows_that_nothing_is_set(service: FactsService, clock: FakeClock) -> None:
     """That there is no person is knowledge: every property is unset, none is missing."""
     assert await service.load(1, Context(distinct_id="u2"), NEEDS, Deadline(clock, 1)) == Facts({})
 
 
-async def test_load__nothing_needed__asks_nobody(service: FactsService, store: MemoryStore, clock: MovedClock) -> None:
+async def test_load__nothing_needed__asks_nobody(service: FactsService, store: MemoryStore, clock: FakeClock) -> None:
     """Without needs the store is left alone."""
     assert await service.load(1, CONTEXT, Needs(), Deadline(clock, 1)) == Facts()
     assert store.calls == []
@@ -67,7 +68,7 @@ async def test_load__nothing_needed__asks_nobody(service: FactsService, store: M
     ],
 )
 async def test_load__store_fails__says_what_is_missing(
-    service: FactsService, store: MemoryStore, clock: MovedClock, error: Exception, expected: str
+    service: FactsService, store: MemoryStore, clock: FakeClock, error: Exception, expected: str
 ) -> None:
     """Whatever a store raises becomes a code in the facts."""
     store.error = error
@@ -75,7 +76,7 @@ async def test_load__store_fails__says_what_is_missing(
 
 
 async def test_load__store_hangs__times_out_and_leaves_nothing(
-    service: FactsService, store: MemoryStore, clock: MovedClock
+    service: FactsService, store: MemoryStore, clock: FakeClock
 ) -> None:
     """A store that hangs holds a request until the deadline less the reserve, and its call is cancelled."""
     store.gate.clear()
@@ -86,11 +87,11 @@ async def test_load__store_hangs__times_out_and_leaves_nothing(
 
 @pytest.mark.parametrize("spent_s", [0.95, 0.96, 2])
 async def test_load__only_the_reserve_is_left__does_not_ask(
-    service: FactsService, store: MemoryStore, clock: MovedClock, spent_s: float
+    service: FactsService, store: MemoryStore, clock: FakeClock, spent_s: float
 ) -> None:
     """When the time to load is used up, the store is not asked, and not blamed."""
     deadline = Deadline(clock, 1)
-    clock.move(spent_s)
+    clock.advance(spent_s)
     assert code(await service.load(1, CONTEXT, NEEDS, deadline)) == "timeout"
     assert store.calls == []
 
@@ -109,7 +110,7 @@ class StubbornStore(MemoryStore):
 
 
 async def test_load__store_ignores_being_cancelled__is_abandoned_within_a_bound(
-    clock: MovedClock, monkeypatch: pytest.MonkeyPatch
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Calls that will not end are left behind up to a bound; then the store is not asked until they do."""
     monkeypatch.setattr(facts, "MAX_ABANDONED", 2)
@@ -126,7 +127,7 @@ async def test_load__store_ignores_being_cancelled__is_abandoned_within_a_bound(
 
 
 async def test_load__request_is_cancelled__takes_its_call_with_it(
-    service: FactsService, store: MemoryStore, clock: MovedClock
+    service: FactsService, store: MemoryStore, clock: FakeClock
 ) -> None:
     """A request that goes away leaves no call behind, and is itself cancelled."""
     store.gate.clear()
@@ -140,7 +141,7 @@ async def test_load__request_is_cancelled__takes_its_call_with_it(
 
 
 async def test_load__store_fails_for_long__is_logged_when_it_begins_and_when_it_ends(
-    service: FactsService, store: MemoryStore, clock: MovedClock, caplog: pytest.LogCaptureFixture
+    service: FactsService, store: MemoryStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A failure streak makes two lines, however long it is."""
     caplog.set_level(logging.INFO)

@@ -12,14 +12,15 @@ from gateway.services.facts import FactsService
 from gateway.services.flags import Answer, FlagService
 from gateway.services.snapshots import SnapshotService
 from gateway.wire.flags import encode_result
-from tests.gateway.serving import TOKEN, MemoryStore, MovedClock, one_project
+from tests.fakes import FakeClock
+from tests.gateway.serving import TOKEN, MemoryStore, one_project
 
 CONTEXT = Context(distinct_id="u1")
 
 
 @pytest.fixture
-def clock() -> MovedClock:
-    return MovedClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-async def service(store: MemoryStore, clock: MovedClock) -> AsyncIterator[FlagService]:
+async def service(store: MemoryStore, clock: FakeClock) -> AsyncIterator[FlagService]:
     async with SnapshotService(store, encode_result, Snapshots(), clock) as snapshots, FactsService(store, 0) as facts:
         yield FlagService(snapshots, facts, clock)
 
@@ -39,7 +40,7 @@ def values(answer: Answer) -> dict[str, str | bool | None]:
 
 
 async def test_answer__request_says_enough__loads_no_facts(
-    service: FlagService, store: MemoryStore, clock: MovedClock
+    service: FlagService, store: MemoryStore, clock: FakeClock
 ) -> None:
     """When the request itself carries the properties, no store of persons is asked."""
     context = Context(distinct_id="u1", person_properties={"plan": "paid"})
@@ -50,7 +51,7 @@ async def test_answer__request_says_enough__loads_no_facts(
 
 
 async def test_answer__stored_property_is_needed__is_loaded(
-    service: FlagService, store: MemoryStore, clock: MovedClock
+    service: FlagService, store: MemoryStore, clock: FakeClock
 ) -> None:
     """A property that only the store has decides the flag that needs it."""
     store.persons["u1"] = Person({"plan": "paid"})
@@ -59,7 +60,7 @@ async def test_answer__stored_property_is_needed__is_loaded(
     assert (answer.errors, answer.missing) == (False, None)
 
 
-async def test_answer__person_is_not_stored__decides_without(service: FlagService, clock: MovedClock) -> None:
+async def test_answer__person_is_not_stored__decides_without(service: FlagService, clock: FakeClock) -> None:
     """Somebody unknown has no properties, which is an answer and not a failure."""
     answer = await service.answer(TOKEN, CONTEXT, Deadline(clock, 1))
     assert values(answer) == {"on": True, "paid": False}
@@ -67,7 +68,7 @@ async def test_answer__person_is_not_stored__decides_without(service: FlagServic
 
 
 async def test_answer__facts_cannot_be_had__fails_only_what_needs_them(
-    service: FlagService, store: MemoryStore, clock: MovedClock
+    service: FlagService, store: MemoryStore, clock: FakeClock
 ) -> None:
     """Without the store of persons, flags that need no stored property are exact and the others are marked failed."""
     await service.answer(TOKEN, None, Deadline(clock, 1), disable_flags=True)
@@ -78,7 +79,7 @@ async def test_answer__facts_cannot_be_had__fails_only_what_needs_them(
 
 
 async def test_answer__flags_disabled__evaluates_nothing(
-    service: FlagService, store: MemoryStore, clock: MovedClock
+    service: FlagService, store: MemoryStore, clock: FakeClock
 ) -> None:
     """With flags disabled nobody needs to be named, nothing is evaluated and no facts are loaded."""
     answer = await service.answer(TOKEN, None, Deadline(clock, 1), disable_flags=True)
@@ -86,7 +87,7 @@ async def test_answer__flags_disabled__evaluates_nothing(
     assert store.calls == ["load_definitions"]
 
 
-async def test_answer__several_things_wrong__the_token_is_judged_first(service: FlagService, clock: MovedClock) -> None:
+async def test_answer__several_things_wrong__the_token_is_judged_first(service: FlagService, clock: FakeClock) -> None:
     """No token, then a wrong one, then a missing distinct id: in this order a request is refused."""
     deadline = Deadline(clock, 1)
     for token in (None, ""):

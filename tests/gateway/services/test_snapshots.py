@@ -15,14 +15,15 @@ from gateway.services import snapshots
 from gateway.services.snapshots import SnapshotService
 from gateway.wire.flags import encode_result
 from tests.builders import flag, project
-from tests.gateway.serving import TOKEN, MemoryStore, MovedClock, one_project, settle
+from tests.fakes import FakeClock
+from tests.gateway.serving import TOKEN, MemoryStore, one_project, settle
 
 SETTINGS = Snapshots(refresh_s=5, unknown_token_ttl_s=10, max_projects=3, max_unknown_tokens=3)
 
 
 @pytest.fixture
-def clock() -> MovedClock:
-    return MovedClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
@@ -31,13 +32,13 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-async def service(store: MemoryStore, clock: MovedClock) -> AsyncIterator[SnapshotService]:
+async def service(store: MemoryStore, clock: FakeClock) -> AsyncIterator[SnapshotService]:
     async with SnapshotService(store, encode_result, SETTINGS, clock) as service:
         yield service
 
 
 @pytest.fixture
-def version(service: SnapshotService, clock: MovedClock) -> Callable[..., Any]:
+def version(service: SnapshotService, clock: FakeClock) -> Callable[..., Any]:
     """The version that a request gets now."""
 
     async def version(token: str = TOKEN, budget_s: float = 1.0) -> int:
@@ -57,38 +58,38 @@ async def test_get__again__is_the_snapshot_in_memory(version: Callable[..., Any]
 
 
 async def test_get__before_the_refresh_is_due__does_not_ask_the_store(
-    version: Callable[..., Any], store: MemoryStore, clock: MovedClock
+    version: Callable[..., Any], store: MemoryStore, clock: FakeClock
 ) -> None:
     """The store is asked about a project at most once in the refresh time."""
     await version()
-    clock.move(4.9)
+    clock.advance(4.9)
     await version()
     await settle()
     assert store.calls == ["load_definitions"]
 
 
 async def test_get__refresh_is_due__answers_stale_and_then_fresh(
-    version: Callable[..., Any], store: MemoryStore, clock: MovedClock
+    version: Callable[..., Any], store: MemoryStore, clock: FakeClock
 ) -> None:
     """A changed project is answered from the old snapshot until the new one stands."""
     await version()
     store.put(TOKEN, project(flag("new")), version=2)
-    clock.move(5)
+    clock.advance(5)
     assert await version() == 1
     await settle()
     assert await version() == 2
 
 
 async def test_get__unchanged_version__loads_nothing(
-    version: Callable[..., Any], store: MemoryStore, clock: MovedClock
+    version: Callable[..., Any], store: MemoryStore, clock: FakeClock
 ) -> None:
     """A refresh of an unchanged project only compares its version, once for all requests meanwhile."""
     await version()
-    clock.move(5)
+    clock.advance(5)
     await asyncio.gather(*(version() for _ in range(5)))
     await settle()
     assert store.calls == ["load_definitions", "definitions_version"]
-    clock.move(4.9)
+    clock.advance(4.9)
     await version()
     await settle()
     assert len(store.calls) == 2
@@ -132,7 +133,7 @@ async def test_get__store_hangs__is_unavailable_at_the_deadline(
 
 
 async def test_get__store_fails_with_nothing_held__is_unavailable_and_never_unauthorized(
-    version: Callable[..., Any], store: MemoryStore, clock: MovedClock
+    version: Callable[..., Any], store: MemoryStore, clock: FakeClock
 ) -> None:
     """A store that fails says nothing about a token: the request is unavailable, and soon tried again."""
     store.error = StoreUnavailable("connection refused")
@@ -142,7 +143,7 @@ async def test_get__store_fails_with_nothing_held__is_unavailable_and_never_unau
     store.error = None
     with pytest.raises(Unavailable):
         await version()
-    clock.move(1)
+    clock.advance(1)
     assert await version() == 1
     with pytest.raises(AuthenticationFailed):
         await version("phc_nobody_has_this")
@@ -150,30 +151,30 @@ async def test_get__store_fails_with_nothing_held__is_unavailable_and_never_unau
 
 @pytest.mark.parametrize("error", [StoreError("x"), StoreUnavailable("x"), RuntimeError("a bug in an adapter")])
 async def test_get__store_fails_later__keeps_the_snapshot_and_recovers(
-    version: Callable[..., Any], store: MemoryStore, clock: MovedClock, error: Exception
+    version: Callable[..., Any], store: MemoryStore, clock: FakeClock, error: Exception
 ) -> None:
     """Whatever breaks in a refresh, the snapshot held is served, and refreshing goes on once the store is back."""
     await version()
     store.put(TOKEN, project(flag("new")), version=2)
     store.error = error
     for _ in range(6):
-        clock.move(60)
+        clock.advance(60)
         assert await version() == 1
         await settle()
     store.error = None
-    clock.move(60)
+    clock.advance(60)
     assert await version() == 1
     await settle()
     assert await version() == 2
 
 
 async def test_get__store_keeps_failing__is_asked_less_and_less_often(
-    version: Callable[..., Any], store: MemoryStore, clock: MovedClock
+    version: Callable[..., Any], store: MemoryStore, clock: FakeClock
 ) -> None:
     """Retries of a failed refresh come after 1, 2, 4, 8, 16 and from then on every 30 seconds."""
     await version()
     store.error = StoreError("x")
-    clock.move(5)
+    clock.advance(5)
     asked_at = []
     for second in range(100):
         asked = len(store.calls)
@@ -181,19 +182,19 @@ async def test_get__store_keeps_failing__is_asked_less_and_less_often(
         await settle()
         if len(store.calls) > asked:
             asked_at.append(second)
-        clock.move(1)
+        clock.advance(1)
     assert asked_at == [0, 1, 3, 7, 15, 31, 61, 91]
 
 
 async def test_get__store_fails_for_long__is_logged_when_it_begins_and_when_it_ends(
-    version: Callable[..., Any], store: MemoryStore, clock: MovedClock, caplog: pytest.LogCaptureFixture
+    version: Callable[..., Any], store: MemoryStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A failure streak makes two lines, however long it is."""
     caplog.set_level(logging.INFO)
     await version()
     for error in (StoreError("x"), StoreError("x"), StoreUnavailable("y"), None, None):
         store.error = error
-        clock.move(60)
+        clock.advance(60)
         await version()
         await settle()
     told = events(caplog, "definition_store_failed", "definition_store_recovered")
@@ -201,18 +202,18 @@ async def test_get__store_fails_for_long__is_logged_when_it_begins_and_when_it_e
 
 
 async def test_get__new_document_cannot_be_built__keeps_the_old_snapshot(
-    version: Callable[..., Any], store: MemoryStore, clock: MovedClock, caplog: pytest.LogCaptureFixture
+    version: Callable[..., Any], store: MemoryStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A document of which nothing can be made is rejected once, and the next good version is taken."""
     await version()
     store.put(TOKEN, b'{"flags": "none"}', version=2)
     for _ in range(3):
-        clock.move(60)
+        clock.advance(60)
         assert await version() == 1
         await settle()
     assert events(caplog, "definitions_rejected") == ["definitions_rejected"]
     store.put(TOKEN, project(), version=3)
-    clock.move(60)
+    clock.advance(60)
     await version()
     await settle()
     assert await version() == 3
@@ -227,7 +228,7 @@ async def test_get__first_document_cannot_be_built__is_unavailable(
         await version()
 
 
-async def test_get__encoding_crashes__keeps_the_old_snapshot(store: MemoryStore, clock: MovedClock) -> None:
+async def test_get__encoding_crashes__keeps_the_old_snapshot(store: MemoryStore, clock: FakeClock) -> None:
     """A crash while compiling costs the refresh, not the snapshot that works."""
     crashes = False
 
@@ -240,7 +241,7 @@ async def test_get__encoding_crashes__keeps_the_old_snapshot(store: MemoryStore,
         await service.get(TOKEN, Deadline(clock, 1))
         crashes = True
         store.put(TOKEN, project(flag("new")), version=2)
-        clock.move(5)
+        clock.advance(5)
         await service.get(TOKEN, Deadline(clock, 1))
         await settle()
         assert (await service.get(TOKEN, Deadline(clock, 1))).version == 1
@@ -265,12 +266,12 @@ async def test_get__large_document__is_built_beside_the_event_loop(
 
 
 async def test_get__project_is_gone__its_token_is_refused(
-    version: Callable[..., Any], store: MemoryStore, clock: MovedClock
+    version: Callable[..., Any], store: MemoryStore, clock: FakeClock
 ) -> None:
     """Once the store says that no project has a token any more, it is refused like any unknown one."""
     await version()
     store.definitions.clear()
-    clock.move(5)
+    clock.advance(5)
     await version()
     await settle()
     with pytest.raises(AuthenticationFailed):
@@ -278,7 +279,7 @@ async def test_get__project_is_gone__its_token_is_refused(
 
 
 async def test_get__unknown_token__is_remembered_for_its_time(
-    version: Callable[..., Any], store: MemoryStore, clock: MovedClock
+    version: Callable[..., Any], store: MemoryStore, clock: FakeClock
 ) -> None:
     """A token that no project has is asked for once; when its time is over, a project created meanwhile is found."""
     for _ in range(3):
@@ -286,10 +287,10 @@ async def test_get__unknown_token__is_remembered_for_its_time(
             await version("phc_later")
     assert store.calls == ["load_definitions"]
     store.put("phc_later", project(), version=4)
-    clock.move(9.9)
+    clock.advance(9.9)
     with pytest.raises(AuthenticationFailed):
         await version("phc_later")
-    clock.move(0.1)
+    clock.advance(0.1)
     assert await version("phc_later") == 4
 
 
@@ -347,7 +348,7 @@ async def test_get__too_many_first_loads__is_unavailable_at_once(
 
 
 async def test_get__load_outlasts_its_limit__is_given_up_and_tried_again(
-    version: Callable[..., Any], store: MemoryStore, clock: MovedClock, monkeypatch: pytest.MonkeyPatch
+    version: Callable[..., Any], store: MemoryStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A load that hangs for ever does not keep its project out for ever."""
     monkeypatch.setattr(snapshots, "LOAD_TIMEOUT_S", 0.01)
@@ -355,17 +356,17 @@ async def test_get__load_outlasts_its_limit__is_given_up_and_tried_again(
     with pytest.raises(Unavailable):
         await version()
     store.gate.set()
-    clock.move(1)
+    clock.advance(1)
     assert await version() == 1
 
 
-async def test_close__loads_and_refreshes_under_way__are_cancelled(store: MemoryStore, clock: MovedClock) -> None:
+async def test_close__loads_and_refreshes_under_way__are_cancelled(store: MemoryStore, clock: FakeClock) -> None:
     """Closing leaves no task behind."""
     before = asyncio.all_tasks()
     async with SnapshotService(store, encode_result, SETTINGS, clock) as service:
         await service.get(TOKEN, Deadline(clock, 1))
         store.gate.clear()
-        clock.move(5)
+        clock.advance(5)
         await service.get(TOKEN, Deadline(clock, 1))
         with pytest.raises(GatewayError):
             await service.get("phc_other", Deadline(clock, 0))
@@ -375,7 +376,7 @@ async def test_close__loads_and_refreshes_under_way__are_cancelled(store: Memory
 
 
 async def test_is_ready__nothing_held__depends_on_the_store_and_does_not_latch(
-    service: SnapshotService, store: MemoryStore, clock: MovedClock
+    service: SnapshotService, store: MemoryStore, clock: FakeClock
 ) -> None:
     """Without a snapshot, readiness follows the store, down and up again."""
     ready = []
@@ -388,7 +389,7 @@ async def test_is_ready__nothing_held__depends_on_the_store_and_does_not_latch(
 
 
 async def test_is_ready__snapshot_held__needs_no_store(
-    service: SnapshotService, version: Callable[..., Any], store: MemoryStore, clock: MovedClock
+    service: SnapshotService, version: Callable[..., Any], store: MemoryStore, clock: FakeClock
 ) -> None:
     """With a snapshot in memory requests can be answered, so a dead store does not take the service out."""
     await version()
