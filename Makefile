@@ -34,7 +34,7 @@ bench: $(VENV)/.develops ## Run the benchmarks
 
 constraints: ## Resolve the newest allowed versions into deploy/constraints.txt
 	rm -rf $(VENV) && : > deploy/constraints.txt && $(MAKE) $(VENV)/.develops
-	$(BIN)/python -m pip freeze --exclude-editable > deploy/constraints.txt && touch $(VENV)/.*s
+	$(BIN)/python -m pip freeze --exclude-editable > deploy/constraints.txt && touch $(VENV)/.runs $(VENV)/.develops
 
 clean: ## Remove .venv and everything the tools have left behind
 	rm -rf $(VENV) .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -20,12 +20,13 @@ TOP_LEVEL = {
     "README.md", "bench", "config", "deploy", "docs", "evaluator", "gateway", "pyproject.toml", "tests",
 }  # fmt: skip
 MAX_LINES = 350
-LONGER_FOR_A_REASON: dict[str, str] = {}
-"""Paths of longer files, each with its reason."""
+LONGER_FOR_A_REASON = {
+    "tests/gateway/services/test_snapshots.py": "one state machine, every way through it",
+}
 
 EVALUATOR_MAY_IMPORT = {
-    "bisect", "collections", "datetime", "enum", "functools", "hashlib", "itertools", "math", "operator", "re", "types",
-    "typing", "zoneinfo", "evaluator", "mmh3", "msgspec", "re2",
+    "bisect", "collections", "datetime", "email", "enum", "functools", "hashlib", "itertools", "math", "operator", "re",
+    "types", "typing", "zoneinfo", "evaluator", "mmh3", "msgspec", "re2",
 }  # fmt: skip
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -82,8 +83,9 @@ def test_file__its_length__is_readable(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sources(*PACKAGES, "tests", "bench"), ids=named)
 def test_file__its_opening__says_what_lives_there(path: Path) -> None:
-    """Every file opens with a docstring."""
-    assert ast.get_docstring(ast.parse(path.read_text()))
+    """Every file that has anything in it opens with a docstring."""
+    module = ast.parse(path.read_text())
+    assert not module.body or ast.get_docstring(module)
 
 
 def test_constraints__every_dependency__is_pinned_once() -> None:

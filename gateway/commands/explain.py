@@ -11,7 +11,6 @@ import msgspec
 
 from config.settings import StoreUrl
 from config.sources import Loaded
-from evaluator.evaluate import evaluate
 from evaluator.explain import ConditionStep, Explanation, FilterStep, explain
 from evaluator.snapshot import build_snapshot
 from evaluator.types import Context, Facts
@@ -37,10 +36,9 @@ async def _explanation(url: StoreUrl, token: str | None, flag: str, context: Con
         if definitions is None:
             raise CommandFailed(f"No project in the store has the token {token}")
         snapshot = build_snapshot(definitions.document, definitions.version, lambda _: ())
-        facts = Facts()
-        if evaluate(snapshot, context, facts, now).needs:
-            person = await store.load_person(snapshot.project_id, context.distinct_id)
-            facts = Facts({} if person is None else person.properties)
+        # A request would load these only if they mattered; they change no answer, and each step can then be told.
+        person = await store.load_person(snapshot.project_id, context.distinct_id)
+    facts = Facts({} if person is None else person.properties)
     explanation = explain(snapshot, flag, context, facts, now)
     if explanation is None:
         problems = [problem for problem in snapshot.problems if problem.flag == flag]

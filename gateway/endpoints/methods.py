@@ -19,7 +19,8 @@ class Methods:
 
     def __init__(self, **handlers: Handler) -> None:
         self._handlers = {"HEAD": handlers["GET"], "OPTIONS": self._options, **handlers}
-        self._allow = ", ".join(name for name in ("GET", "POST", "OPTIONS", "HEAD") if name in self._handlers)
+        self.methods = tuple(name for name in ("GET", "POST", "OPTIONS", "HEAD") if name in self._handlers)
+        self._allow = ", ".join(self.methods)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self._handlers.get(scope["method"])

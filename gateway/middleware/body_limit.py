@@ -1,7 +1,7 @@
 """Reads the whole body before anything is parsed, within a size and a total time; the app then gets it in one piece.
 
-Invariant: the app runs only with a complete body, and after a refusal what the client still sends is read and thrown
-away for a while, because an engine may wait for ever to hand over a body that nobody takes.
+Invariant: the app runs only with a complete body, and what a refused client sends on is read and thrown away until it
+is gone, because an engine may wait for ever to hand over a body that nobody takes.
 """
 
 import asyncio
@@ -23,12 +23,13 @@ class LimitBody:
             await self._app(scope, receive, send)
             return
         try:
-            body = await self._read(scope, receive)
+            body = await self._read(receive)
         except GatewayError as error:
             record: RequestRecord = scope["state"]["record"]
             record.error = error.code
             await reject(send, error)
-            await self._drain(receive)
+            if isinstance(error, BodyTimeout):
+                await self._drain(receive)
             return
         unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -37,32 +38,32 @@ class LimitBody:
 
         await self._app(scope, receive_body, send)
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        if declared.isdigit() and int(declared[:20]) > self._max_bytes:
-            raise BodyTooLarge(self._max_bytes)
+    async def _read(self, receive: Receive) -> bytes:
+        """The whole body. One that is too large is read to its end as well, for a sender reads no answer before."""
         parts: list[bytes] = []
         size = 0
+        has_more = True
         try:
             async with asyncio.timeout(self._timeout_s):
-                while True:
+                while has_more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise UnreadableBody
-                    part = message.get("body", b"")
-                    size += len(part)
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
                     if size > self._max_bytes:
-                        raise BodyTooLarge(self._max_bytes)
-                    parts.append(part)
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
+                        parts.clear()
+                    has_more = message.get("more_body", False)
         except TimeoutError:
             raise BodyTimeout from None
+        if size > self._max_bytes:
+            raise BodyTooLarge(self._max_bytes)
+        return b"".join(parts)
 
     async def _drain(self, receive: Receive) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+                while (await receive())["type"] == "http.request":
                     pass
         except TimeoutError:
             return

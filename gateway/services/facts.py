@@ -14,6 +14,8 @@ from gateway.telemetry import Outage, log_event
 
 MAX_ABANDONED: Final = 64
 """Loads given up that have not ended yet. With this many, the store is taken to be hanging and is not asked."""
+CLOSE_TIMEOUT_S: Final = 1.0
+"""How long closing waits for loads it cancelled; an adapter that does not react must not hold the process."""
 
 _DESCRIPTIONS: Final = {
     StoreTimeout.missing_code: "Stored properties did not arrive in time",
@@ -23,7 +25,7 @@ _DESCRIPTIONS: Final = {
 
 
 def _missing(code: str) -> Missing:
-    return Missing(code, _DESCRIPTIONS[code])
+    return Missing(code, _DESCRIPTIONS.get(code, _DESCRIPTIONS[StoreError.missing_code]))
 
 
 class FactsService:
@@ -44,7 +46,8 @@ class FactsService:
     async def __aexit__(self, *_: object) -> None:
         for load in self._abandoned:
             load.cancel()
-        await asyncio.gather(*self._abandoned, return_exceptions=True)
+        if self._abandoned:
+            await asyncio.wait(self._abandoned, timeout=CLOSE_TIMEOUT_S)
 
     async def load(self, project_id: int, context: Context, needs: Needs, deadline: Deadline) -> Facts:
         """The facts in `needs`, as far as they came before the deadline less the time reserved for answering."""
@@ -58,7 +61,7 @@ class FactsService:
         except StoreError as error:
             self._outage.failed(error)
             return Facts(_missing(error.missing_code))
-        except Exception as error:  # A bug in an adapter costs the flags that need it, not the answer
+        except Exception as error:  # A bug in an adapter costs the flags that need it, not the answer.
             log_event("facts_crashed", logging.ERROR, exception=error)
             return Facts(_missing(StoreError.missing_code))
         self._outage.succeeded()

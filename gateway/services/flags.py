@@ -19,13 +19,19 @@ from gateway.services.snapshots import SnapshotService
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """What the flags say, when that was, and the code of what stored facts lacked (None: they lacked nothing)."""
+    """What the flags say, and when that was. With `errors`, some of them are marked failed."""
 
     snapshot: Snapshot
     evaluated_at: datetime
     outcomes: Sequence[Outcome] = ()
     errors: bool = False
-    missing: str | None = None
+
+    @property
+    def missing(self) -> str | None:
+        """The code of what a failed flag lacked; None when none failed."""
+        if not self.errors:
+            return None
+        return next((outcome.result.reason.code for outcome in self.outcomes if outcome.result.failed), None)
 
 
 class FlagService:
@@ -50,15 +56,7 @@ class FlagService:
         if context is None:
             raise MissingDistinctId
         evaluation = evaluate(snapshot, context, Facts(), now)
-        missing = None
         if evaluation.needs:
             facts = await self._facts.load(snapshot.project_id, context, evaluation.needs, deadline)
             evaluation = evaluation.with_facts(facts)
-            missing = facts.missing.code if evaluation.errors else None
-        return Answer(
-            snapshot=snapshot,
-            evaluated_at=now,
-            outcomes=evaluation.outcomes,
-            errors=evaluation.errors,
-            missing=missing,
-        )
+        return Answer(snapshot=snapshot, evaluated_at=now, outcomes=evaluation.outcomes, errors=evaluation.errors)

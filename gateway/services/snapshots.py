@@ -32,6 +32,8 @@ MAX_RETRY_S: Final = 30.0
 MAX_INLINE_BUILD_BYTES: Final = 32 * 1024
 """Larger documents take milliseconds to compile, so they are compiled beside the event loop."""
 MAX_LOGGED_PROBLEMS: Final = 3
+CLOSE_TIMEOUT_S: Final = 1.0
+"""How long closing waits for tasks it cancelled; an adapter that does not react must not hold the process."""
 
 
 class _Held:
@@ -78,7 +80,8 @@ class SnapshotService:
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
 
     async def get(self, token: str, deadline: Deadline) -> Snapshot:
         """The project's snapshot, possibly a moment old. Only the first request for a project waits for the store.
@@ -104,6 +107,7 @@ class SnapshotService:
         except (StoreError, TimeoutError) as error:
             self._outage.failed(error)
             return False
+        self._outage.succeeded()
         return True
 
     async def _first(self, token: str, deadline: Deadline) -> Snapshot:
@@ -135,7 +139,7 @@ class SnapshotService:
             if definitions is None:
                 return self._forget(token)
             snapshot = await self._build(token, definitions)
-        except Exception as error:  # Whatever broke is a 503 for now, and tried again soon
+        except Exception as error:  # Whatever broke is a 503 for now, and tried again soon.
             self._tell(token, error)
             return self._remember(token, Unavailable, RETRY_S)
         self._held[token] = _Held(snapshot, self._next_check())
@@ -156,7 +160,7 @@ class SnapshotService:
                 held.snapshot = await self._build(token, definitions)
             held.retry_s = RETRY_S
             held.check_at = self._next_check()
-        except Exception as error:  # Whatever broke, the snapshot held stays, and this is tried again
+        except Exception as error:  # Whatever broke, the snapshot held stays, and this is tried again.
             self._tell(token, error)
             held.check_at = self._clock.monotonic() + held.retry_s
             held.retry_s = min(held.retry_s * 2, MAX_RETRY_S)

@@ -4,7 +4,7 @@ Nothing here listens or sleeps. A store's failures are values that a test sets.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
@@ -91,21 +91,15 @@ class Client(httpx.AsyncClient):
         return await self.post(f"/flags?{query}", json={"token": TOKEN, "distinct_id": "u1", **fields})
 
 
-Around = Callable[[ASGIApp], ASGIApp]
-
-
 @asynccontextmanager
 async def serving(
-    store: MemoryStore,
-    settings: Settings | None = None,
-    clock: FakeClock | None = None,
-    *,
-    around: Around | None = None,
+    store: MemoryStore, settings: Settings | None = None, clock: FakeClock | None = None
 ) -> AsyncIterator[Client]:
     """A client of the whole app over this store; the app's lifespan lasts as long as the context."""
     app = create_app(settings or Settings(), clock or FakeClock(), lambda _: nullcontext(store))
-    async with running(app) as app_with_state:
-        transport = httpx.ASGITransport(around(app_with_state) if around else app_with_state)
+    async with running(app) as serving_app:
+        # A crash that got past the app would be raised into the test.
+        transport = httpx.ASGITransport(serving_app)
         async with Client(transport=transport, base_url="http://flagstone") as client:
             yield client
 
@@ -132,10 +126,7 @@ async def running(app: ASGIApp) -> AsyncIterator[ASGIApp]:
         await lifespan
 
 
-Answering = Callable[[], Awaitable[Message]]
-
-
-def receiving(*messages: Message) -> Answering:
+def receiving(*messages: Message) -> Receive:
     """A `receive` that gives these messages and then nothing, as from a client that stopped sending."""
     waiting = list(messages)
 

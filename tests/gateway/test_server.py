@@ -42,6 +42,8 @@ def wait_until_refused(server: ServerProcess) -> None:
     while True:
         try:
             server.connect().close()
+        except ConnectionResetError:
+            continue  # It was closing just then.
         except ConnectionRefusedError:
             return
 

@@ -149,3 +149,18 @@ async def test_load__store_fails_for_long__is_logged_when_it_begins_and_when_it_
         store.error = error
         await service.load(1, CONTEXT, NEEDS, Deadline(clock, 1))
     assert [record.message for record in caplog.records] == ["person_store_failed", "person_store_recovered"]
+
+
+async def test_close__store_ignores_being_cancelled__does_not_wait_for_ever(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing leaves behind, after a moment, what will not end."""
+    monkeypatch.setattr(facts, "CLOSE_TIMEOUT_S", 0.01)
+    store = StubbornStore()
+    store.gate.clear()
+    async with FactsService(store, reserve_s=0) as service:
+        await service.load(1, CONTEXT, NEEDS, Deadline(clock, 0.01))
+    assert repr(service) == "<FactsService 1/64 abandoned>"
+    store.gate.set()
+    await settle()
+    assert repr(service) == "<FactsService 0/64 abandoned>"
