@@ -12,16 +12,18 @@ from typing import Final, Literal
 import msgspec
 
 _VERSION: Final = re.compile(
-    r"(?P<numbers>\d{1,20}(?:\.\d{1,20}){0,2})"
-    r"(?:-(?P<pre>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?"
+    r"(?P<numbers>\d+(?:\.\d+){0,2})"
+    # Leading zeros are forgiven in the three numbers, but not in the numbers of a prerelease.
+    r"(?:-(?P<pre>(?:0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*)(?:\.(?:0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*))*))?"
     r"(?:\+(?P<build>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?",
     re.ASCII,
 )
-_MAX_LENGTH: Final = 256
+_WILDCARD: Final = re.compile(r"\*|(?P<major>\d+)\.\*(?:\.\*)?|(?P<numbers>\d+\.\d+)\.\*", re.ASCII)
+_MAX_CHARACTERS: Final = 256
 _MAX_NUMBER: Final = 2**64 - 1
 
 Identifiers = tuple[tuple[int, int, str], ...]
-"""Dotted identifiers as sort keys: numeric ones sort by value and before words."""
+"""Dotted identifiers as sort keys: numeric ones sort by value, then by leading zeros, and before words."""
 
 
 class Version(msgspec.Struct, frozen=True, order=True):
@@ -38,7 +40,9 @@ Range = Callable[[Version], bool]
 
 def parse_version(text: str) -> Version | None:
     """The version a text names, or None."""
-    match = _VERSION.fullmatch(text[:_MAX_LENGTH].removeprefix("v")) if len(text) <= _MAX_LENGTH else None
+    if len(text) > _MAX_CHARACTERS:
+        return None
+    match = _VERSION.fullmatch(_stripped(text))
     if match is None:
         return None
     numbers = [int(number) for number in match["numbers"].split(".")]
@@ -49,10 +53,17 @@ def parse_version(text: str) -> Version | None:
     return Version((major, minor, patch), 0 if pre else 1, pre, _identifiers(match["build"]))
 
 
+def _stripped(text: str) -> str:
+    return text.removeprefix("v").strip()
+
+
 def _identifiers(text: str | None) -> Identifiers:
     if text is None:
         return ()
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in text.split("."))
+    return tuple(
+        (0, int(part), part.removesuffix(part.lstrip("0"))) if part.isdigit() else (1, 0, part)
+        for part in text.split(".")
+    )
 
 
 def parse_range(kind: Literal["tilde", "caret", "wildcard"], text: str) -> Range | None:
@@ -83,13 +94,11 @@ def parse_range(kind: Literal["tilde", "caret", "wildcard"], text: str) -> Range
 
 
 def _wildcard(text: str) -> Range | None:
-    parts = text.removeprefix("v").split(".")
-    if parts[-1] != "*" or len(parts) > 3:
+    match = _WILDCARD.fullmatch(_stripped(text)) if len(text) <= _MAX_CHARACTERS else None
+    if match is None:
         return None
-    named = parts[:-1]
-    if not all(part.isdigit() and part.isascii() and len(part) <= 20 for part in named):
-        return None
-    prefix = tuple(map(int, named))
+    named = match["numbers"] or match["major"]
+    prefix = tuple(map(int, named.split("."))) if named else ()
 
     def contains(version: Version) -> bool:
         return bool(version.release) and version.numbers[: len(prefix)] == prefix

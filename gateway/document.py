@@ -56,24 +56,27 @@ T = TypeVar("T")
 
 
 def read_document(data: bytes) -> list[WholeProject]:
-    """The projects of a document. Raises InvalidDefinitions with every problem, at most MAX_PROBLEMS."""
+    """The projects of a document. Raises InvalidDefinitions with every problem, or MAX_PROBLEMS and how many more."""
     document = decode(data, _RawProjects)
     if isinstance(document, tuple):
         raise InvalidDefinitions(document)
     problems: list[Problem] = []
-    projects: list[WholeProject] = []
+    projects: dict[str, WholeProject] = {}
     for index, raw in enumerate(document.projects):
-        project = decode(raw, WholeProject, f"$.projects[{index}]")
+        at = f"$.projects[{index}]"
+        project = decode(raw, WholeProject, at)
         if isinstance(project, tuple):
             problems += project
         else:
-            projects.append(project)
-            problems += _project_problems(project, f"$.projects[{index}]")
-    problems += _twice("project id", ((project.id, f"$.projects[{i}].id") for i, project in enumerate(projects)))
-    problems += _twice("token", ((project.token, f"$.projects[{i}].token") for i, project in enumerate(projects)))
+            projects[at] = project
+            problems += _project_problems(project, at)
+    problems += _twice("project id", ((project.id, f"{at}.id") for at, project in projects.items()))
+    problems += _twice("token", ((project.token, f"{at}.token") for at, project in projects.items()))
+    if len(problems) > MAX_PROBLEMS:
+        problems[MAX_PROBLEMS:] = [_wrong("$", f"and {len(problems) - MAX_PROBLEMS} more problems")]
     if problems:
-        raise InvalidDefinitions(problems[:MAX_PROBLEMS])
-    return projects
+        raise InvalidDefinitions(problems)
+    return list(projects.values())
 
 
 def write_document(projects: Sequence[WholeProject]) -> bytes:

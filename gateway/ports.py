@@ -105,7 +105,8 @@ class TransferStore(Protocol):
         """Put each project in the place of the stored one with its id, in one transaction; others stay.
 
         Overrides of persons that are still there are kept. Raises InvalidDefinitions when a token belongs to another
-        stored project, with nothing written.
+        stored project, with nothing written. `progress` may be called from another thread. Cancelled midway, it
+        changes nothing.
         """
         ...
 

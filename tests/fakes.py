@@ -1,6 +1,7 @@
 """In-memory stand-ins for the ports. Fakes, not mocks: they keep what they are given and can be told to fail."""
 
 import asyncio
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -110,16 +111,17 @@ class FakeStore:
     def _replace(self, project: WholeProject) -> None:
         before = self._projects.get(project.id)
         kept = {
-            distinct_id: self._overrides.pop((project.id, position), {})
+            distinct_id: overrides
             for position, person in enumerate(before.persons if before else [])
-            for distinct_id in person.distinct_ids[:1]
+            if (overrides := self._overrides.pop((project.id, position), None))
+            for distinct_id in person.distinct_ids
         }
         self._projects[project.id] = project
         self._versions[project.id] = self._versions.get(project.id, 0) + 1
-        for distinct_id, overrides in kept.items():
-            position = self._person(project.id, distinct_id)
-            if position is not None:
-                self._overrides[project.id, position] = overrides
+        for position, person in enumerate(project.persons):
+            found = [kept[distinct_id] for distinct_id in person.distinct_ids if distinct_id in kept]
+            if found:
+                self._overrides[project.id, position] = dict(ChainMap(*found))
 
     def _with_token(self, token: str) -> WholeProject | None:
         return next((project for project in self._projects.values() if project.token == token), None)

@@ -7,6 +7,7 @@ and the log says why.
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from evaluator.definitions import InvalidDefinitions
 from gateway.document import Progress, WholeProject, read_document
 from gateway.errors import StoreError, StoreUnavailable
 from gateway.ports import Clock, Definitions, Person, SystemClock
-from gateway.telemetry import log_event
+from gateway.telemetry import Outage, log_event
 
 
 class _Project:
@@ -52,6 +53,8 @@ class FileStore:
         self._poll_s = poll_s
         self._clock = clock or SystemClock()
         self._look_at = 0.0
+        self._catching_up = threading.Lock()
+        self._outage = Outage("store_file")
         self._mark: Mark
         self._version = 0
         self._content: _Content
@@ -112,14 +115,27 @@ class FileStore:
 
     def _catch_up(self) -> None:
         """Runs to its end in a thread, also when the request that asked for it has gone."""
+        if self._catching_up.acquire(blocking=False):  # Else the file takes longer to read than poll_s.
+            try:
+                self._read_if_changed()
+                self._outage.succeeded()
+            except StoreUnavailable as error:
+                self._outage.failed(error)
+            finally:
+                self._catching_up.release()
+
+    def _read_if_changed(self) -> None:
+        mark = self._look()
+        if mark == self._mark:
+            return
         try:
-            mark = self._look()
-            if mark != self._mark:
-                self._mark = mark  # Also of a broken version, which is then not read again and again.
-                self._content = self._read(mark)
-                log_event("store_file_read", path=str(self._path), version=self._version)
-        except (StoreError, InvalidDefinitions) as error:
-            log_event("store_file_refused", logging.ERROR, path=str(self._path), error=error)
+            self._content = self._read(mark)
+            log_event("store_file_read", path=str(self._path), version=self._version)
+        except InvalidDefinitions as error:
+            log_event(
+                "store_file_refused", logging.ERROR, path=str(self._path), problems=len(error.problems), error=error
+            )
+        self._mark = mark  # Also of a refused version, which is then not read again and again.
 
     def _look(self) -> Mark:
         try:

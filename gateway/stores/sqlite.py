@@ -1,146 +1,89 @@
-"""The embedded store: one SQLite file, asked from one thread of its own.
+"""The embedded store: one SQLite file, read from one thread and written from another.
 
-A request's read never waits behind an import, which writes over a connection of its own while readers see the state
-before it. Invariant: sqlite3's errors end here, and no more than MAX_WAITING calls wait for the thread.
+Threads, connections and errors are in sqlite_lane.py. Invariant: no read waits for a write; during an import, or while
+a write waits for another process, readers are answered with the state before it.
 """
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from importlib.resources import files
-from typing import Final, TypeVar
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Final
 
 import msgspec
 
 from gateway.document import Progress, WholeProject
-from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
+from gateway.errors import StoreError
 from gateway.ports import Definitions, Person
+from gateway.stores.sqlite_lane import IN_MEMORY, Lane
 from gateway.stores.sqlite_transfer import export_projects, import_projects, read_definitions
 
-T = TypeVar("T")
-
-MAX_WAITING: Final = 1000
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a write waits for another process's write. Reads wait for nobody, as the file is in WAL mode."""
 
 
 class SqliteStore:
-    """Every store port over one file. Use as an async context manager: it owns a thread and a connection."""
+    """Every store port over one file. Use as an async context manager: it owns two threads, each with a connection."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self._path = path
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
-        self._waiting = 0
-        self._connection: sqlite3.Connection
+        self._writes = Lane(path, busy_timeout_s)
+        # What is in memory belongs to one connection.
+        self._reads = self._writes if path == IN_MEMORY else Lane(path, busy_timeout_s)
+        self._opened = AsyncExitStack()
 
     def __repr__(self) -> str:
-        return f"<SqliteStore {self._path}, {self._waiting} waiting>"
+        return f"<SqliteStore {self._path}, reads {self._reads}, writes {self._writes}>"
 
     async def __aenter__(self) -> "SqliteStore":
-        try:
-            self._connection = await self._run(_open_migrated, self._path)
-        except BaseException:
-            self._thread.shutdown(wait=False)
-            raise
+        async with AsyncExitStack() as opened:
+            for lane in dict.fromkeys((self._writes, self._reads)):
+                await opened.enter_async_context(lane)
+            self._opened = opened.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._thread.submit(self._connection.close)
-        await asyncio.to_thread(self._thread.shutdown)
+        await self._opened.aclose()
 
     async def load_definitions(self, token: str) -> Definitions | None:
-        return await self._run(_load_definitions, self._connection, token)
+        return await self._reads.run(_load_definitions, token)
 
     async def definitions_version(self, token: str) -> int | None:
-        return await self._run(_definitions_version, self._connection, token)
+        return await self._reads.run(_definitions_version, token)
 
     async def load_person(self, project_id: int, distinct_id: str) -> Person | None:
-        return await self._run(_load_person, self._connection, project_id, distinct_id)
+        return await self._reads.run(_load_person, project_id, distinct_id)
 
     async def load_groups(self, project_id: int, keys: Mapping[str, str]) -> Mapping[str, Mapping[str, object]]:
-        return await self._run(_load_groups, self._connection, project_id, keys)
+        return await self._reads.run(_load_groups, project_id, keys)
 
     async def load_overrides(self, project_id: int, distinct_ids: tuple[str, ...]) -> Mapping[str, str]:
-        return await self._run(_load_overrides, self._connection, project_id, distinct_ids)
+        return await self._reads.run(_load_overrides, project_id, distinct_ids)
 
     async def save_overrides(
         self, project_id: int, distinct_ids: tuple[str, ...], hash_keys: Mapping[str, str]
     ) -> None:
-        await self._run(_save_overrides, self._connection, project_id, distinct_ids, hash_keys)
+        await self._writes.run(_save_overrides, project_id, distinct_ids, hash_keys)
 
     async def import_projects(self, projects: Sequence[WholeProject], progress: Progress) -> None:
-        await self._apart(lambda connection: import_projects(connection, projects, progress))
+        """`progress` is called in the store's thread. An import whose caller goes away is rolled back."""
+        is_given_up = threading.Event()
+
+        def report(persons_stored: int, persons: int) -> None:
+            if is_given_up.is_set():
+                raise StoreError(f"{self._path}: the import was given up, and nothing is changed")
+            progress(persons_stored, persons)
+
+        try:
+            await self._writes.run(import_projects, projects, report)
+        except asyncio.CancelledError:
+            is_given_up.set()
+            raise
 
     async def export_projects(self) -> list[WholeProject]:
-        return await self._apart(export_projects)
-
-    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
-        """Do the work in the store's thread. A caller that goes away leaves it to finish, or, if waiting, undone."""
-        if self._waiting >= MAX_WAITING:
-            raise StoreUnavailable(f"{self._path}: {MAX_WAITING} calls are waiting already")
-        self._waiting += 1
-        try:
-            with translated(self._path):
-                return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*arguments))
-        finally:
-            self._waiting -= 1
-
-    async def _apart(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do long work over a connection and in a thread of its own, so that reads need not wait for it."""
-
-        def connect_and_work() -> T:
-            with closing(_connect(self._path)) as connection:
-                return work(connection)
-
-        with translated(self._path):
-            return await asyncio.to_thread(connect_and_work)
-
-
-@contextmanager
-def translated(path: str) -> Iterator[None]:
-    """Turn what sqlite3 raises into StoreError, with the file in question."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        kind = StoreTimeout if "locked" in str(error) else StoreUnavailable
-        raise kind(f"{path}: {error}") from error
-    except (sqlite3.Error, msgspec.MsgspecError) as error:
-        raise StoreError(f"{path}: {error}") from error
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    """A connection that may be opened in one thread and used in another, by one at a time."""
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _open_migrated(path: str) -> sqlite3.Connection:
-    connection = _connect(path)
-    try:
-        with connection:
-            # Taken before looking, so that of two processes the second finds the work done.
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY) STRICT")
-            done = {name for (name,) in connection.execute("SELECT name FROM migrations")}
-            schema = files("gateway.stores") / "schema"
-            for migration in sorted(schema.iterdir(), key=lambda file: file.name):
-                if migration.name.endswith(".sql") and migration.name not in done:
-                    for statement in migration.read_text().split(";\n"):
-                        connection.execute(statement)
-                    connection.execute("INSERT INTO migrations VALUES (?)", (migration.name,))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        # Not among the reads, which would have to wait for it.
+        return await self._writes.run(export_projects)
 
 
 def _load_definitions(connection: sqlite3.Connection, token: str) -> Definitions | None:

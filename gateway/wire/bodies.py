@@ -25,7 +25,7 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 GZIP_NAMES: Final = ("gzip", "gzip-js")
 _GZIP_WINDOW_BITS: Final = 31
 MAX_DEPTH: Final = 64
-"""How deep JSON may nest: far deeper than any property, and far less than what makes a decoder or an encoder give up."""
+"""How deep JSON may nest: deeper than any property, and far less than what makes a decoder or encoder give up."""
 _STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
 

@@ -158,9 +158,18 @@ async def test_overrides__where_kept__stay_with_the_first_value(bench: Bench) ->
     assert await store.load_overrides(1, ("u1",)) == {"zeta": "first", "alpha": "second"}
     assert await store.load_overrides(1, ("u1", "u2")) == {"zeta": "first", "alpha": "second"}
     assert await store.load_overrides(1, ("u2", "u1")) == {"zeta": "second", "alpha": "second"}
-    await bench.put(document(name="Renamed"))
-    assert await store.load_overrides(1, ("u1",)) == {"zeta": "first", "alpha": "second"}
+
+
+@writable
+async def test_overrides__of_a_person_imported_again__are_kept(bench: Bench) -> None:
+    """A person is found again by any distinct id; with the person, the overrides go."""
+    store = bench.store
+    await store.save_overrides(1, ("u1",), {"zeta": "kept"})
+    await bench.put(document(persons=[{"distinct_ids": ["u3", "u1"]}, {"distinct_ids": ["u2"]}]))
+    assert await store.load_overrides(1, ("u3",)) == {"zeta": "kept"}
+    assert await store.load_overrides(1, ("u2",)) == {}
     await bench.put(document(persons=[]))
+    await bench.put(document())
     assert await store.load_overrides(1, ("u1",)) == {}
 
 
