@@ -4,247 +4,226 @@ Everything that does not depend on the request is settled here: predicates, thre
 have, already encoded. Invariant: compiling never raises; a flag that cannot be compiled is off, with its problem.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from evaluator.definitions import ConditionDocument, FilterDocument, FlagDocument, decode
+from evaluator import identity
+from evaluator.cohorts import Cohorts
+from evaluator.definitions import CohortDocument, ConditionDocument, FilterDocument, FlagDocument, HoldoutDocument
+from evaluator.filters import Filter, flag_filter, group_filter, never_filter, person_filter
+from evaluator.flag import Flag, has_continuity, off, outcome_of
+from evaluator.gates import Enrollment, Holdout
 from evaluator.hashing import Buckets, prehashed, threshold_at_most, variant_thresholds
+from evaluator.identity import Identify
 from evaluator.match import (
     Condition,
-    Filter,
-    Frame,
-    Match,
     choose_matcher,
-    match_everyone,
-    plain_rollout,
-    undecided_filters,
 )
-from evaluator.operators import compile_operator
+from evaluator.operators import Predicate, compile_operator
 from evaluator.types import (
     Encode,
-    FlagResult,
-    Missing,
     Outcome,
     Problem,
     Reason,
     ReasonCode,
-    Runtime,
 )
-
-MAX_FAILURES_KEPT: Final = 16
-"""Failed outcomes kept per flag. Causes come from a handful of constants; a stranger is encoded each time."""
 
 NO_CONDITIONS: Final = Reason(ReasonCode.NO_GROUP_TYPE, None, "No group type")
 UNDECODABLE: Final = Reason(ReasonCode.FLAG_DISABLED, None, "Feature flag definition is invalid")
 
 
-class Settings(msgspec.Struct, frozen=True):
+NO_DEPENDENCY: Final = Reason(ReasonCode.MISSING_DEPENDENCY, None, "Flag cannot be evaluated due to missing dependency")
+
+
+class Project(msgspec.Struct, frozen=True):
     """What a project decides for all of its flags. `timezone` None says that it could not be found."""
 
     timezone: ZoneInfo | None
-    property_matching_version: int
+    property_matching_version: Literal[1, 2]
+    group_types: tuple[str, ...]
+    cohorts: Mapping[int, tuple[str, CohortDocument]]
     encode: Encode
 
 
-class CompiledFlag:
-    """One flag, ready to be matched.
-
-    `conditions` and `buckets` are what explains it, `match` is what answers; `rollout` says the same as a table's row,
-    for flags that are nothing else.
-    """
-
-    __slots__ = (
-        "_encode",
-        "_failures",
-        "buckets",
-        "conditions",
-        "contexts",
-        "document",
-        "early_exit",
-        "match",
-        "rollout",
-        "runtime",
+def dependencies_of(document: FlagDocument) -> frozenset[int]:
+    """The ids of the flags that this one depends on."""
+    return frozenset(
+        flag_id
+        for condition in document.filters.groups
+        for filter_ in condition.properties or []
+        if filter_.type == "flag" and (flag_id := _flag_id(filter_.key)) is not None
     )
 
-    def __init__(
-        self,
-        document: FlagDocument,
-        encode: Encode,
-        conditions: tuple[Condition, ...],
-        buckets: Buckets,
-        match: Match,
-    ) -> None:
-        self.document = document
-        self.contexts = document.contexts
-        self.runtime = _runtime(document.evaluation_runtime)
-        self.early_exit = bool(document.filters.early_exit)
-        self.conditions = conditions
-        self.buckets = buckets
-        self.match = match
-        self.rollout = plain_rollout(conditions, buckets)
-        self._encode = encode
-        self._failures: dict[Missing, Outcome] = {}
 
-    def needs(self, frame: Frame) -> Iterator[str]:
-        """Person properties that could still change the outcome; for a flag that `match` left undecided."""
-        found = undecided_filters(self.conditions, frame, self.buckets, early_exit=self.early_exit)
-        return (filter_.document.key for filter_ in found)
+class Compiler:
+    """Compiles the flags of one project; keeps the problems found and the cohorts they share."""
 
-    def failed(self, missing: Missing) -> Outcome:
-        """The outcome of a flag that could not be decided for want of facts."""
-        outcome = self._failures.get(missing)
-        if outcome is None:
-            reason = Reason(missing.code, None, missing.description)
-            outcome = _outcome(self.document, self._encode, reason, enabled=False, failed=True)
-            if len(self._failures) < MAX_FAILURES_KEPT:
-                self._failures[missing] = outcome
-        return outcome
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.problems: list[Problem] = []
+        self.cohorts = Cohorts(project.cohorts, self._cohort_leaf, self.problems)
 
-    def __repr__(self) -> str:
-        return f"<CompiledFlag {self.document.key} with {len(self.conditions)} conditions>"
+    def compile(self, document: FlagDocument, path: str) -> Flag:
+        return _FlagCompiler(self, document, path).compile()
 
+    def predicate(self, document: FilterDocument, path: str, flag: str | None) -> Predicate:
+        def warn(message: str) -> None:
+            self.problems.append(Problem("never_matches", f"{path}.value", flag, message))
 
-def compile_flag(raw: bytes | msgspec.Raw, path: str, settings: Settings) -> tuple[CompiledFlag | None, list[Problem]]:
-    """The compiled flag and everything found wrong with it; None for a flag that never appears in an answer."""
-    document = decode(raw, FlagDocument, path)
-    if isinstance(document, tuple):
-        flag, key = _compile_broken(raw, settings)
-        return flag, [msgspec.structs.replace(problem, flag=key) for problem in document]
-    if document.deleted or not document.active:
-        return None, []
-    problems: list[Problem] = []
-    compiler = _Compiler(document, path, settings, problems)
-    return compiler.compile(), problems
+        return compile_operator(
+            document,
+            matching_version=self.project.property_matching_version,
+            timezone=self.project.timezone or ZoneInfo("UTC"),
+            warn=warn,
+        )
+
+    def lacks_timezone(self, document: FilterDocument) -> bool:
+        """Whether the filter compares dates, which have no meaning without a time zone."""
+        return self.project.timezone is None and (document.operator or "").startswith("is_date")
+
+    def group_type(self, index: int | None) -> str | None:
+        names = self.project.group_types
+        return names[index] if index is not None and 0 <= index < len(names) else None
+
+    def _cohort_leaf(self, document: FilterDocument, path: str) -> Filter:
+        if self.lacks_timezone(document):
+            self.problems.append(Problem("undecodable", path, None, NO_TIMEZONE))
+            return never_filter(document, path)
+        return person_filter(document, path, self.predicate(document, path, None))
 
 
-class _Identity(msgspec.Struct, frozen=True):
-    """As much of a broken flag as an answer needs."""
-
-    key: str
-    id: int = 0
-    version: int | None = None
-    active: bool = True
-    deleted: bool = False
+NO_TIMEZONE: Final = "the project's time zone is unknown, so dates have no meaning"
 
 
-def _compile_broken(raw: bytes | msgspec.Raw, settings: Settings) -> tuple[CompiledFlag | None, str | None]:
-    """A flag that says false to everyone, when as much as its key can be read."""
-    identity = decode(raw, _Identity)
-    if isinstance(identity, tuple):
-        return None, None
-    if identity.deleted or not identity.active:
-        return None, identity.key
-    document = FlagDocument(id=identity.id, key=identity.key, version=identity.version, active=True)
-    return compile_off(document, settings.encode, UNDECODABLE), identity.key
-
-
-def compile_off(document: FlagDocument, encode: Encode, reason: Reason) -> CompiledFlag:
-    """A flag that says false to everyone for the given reason."""
-    off = _outcome(document, encode, reason, enabled=False)
-    return CompiledFlag(document, encode, (), Buckets(prehashed(""), []), match_everyone(off))
-
-
-class _Compiler:
+class _FlagCompiler:
     """Compiles one flag; holds what its parts share."""
 
-    def __init__(self, document: FlagDocument, path: str, settings: Settings, problems: list[Problem]) -> None:
+    def __init__(self, compiler: Compiler, document: FlagDocument, path: str) -> None:
+        self.compiler = compiler
         self.document = document
         self.path = path
-        self.settings = settings
-        self.problems = problems
+        self.encode = compiler.project.encode
         self.broken = False
         multivariate = document.filters.multivariate
         self.variants = multivariate.variants if multivariate else []
-        payloads = document.filters.payloads or {}
+        payloads = {} if document.has_encrypted_payloads else document.filters.payloads or {}
         self.payloads = {name: _payload_text(payload) for name, payload in payloads.items()}
-
-    def compile(self) -> CompiledFlag:
-        document, encode = self.document, self.settings.encode
-        for feature in _unsupported(document):
-            self.report("unsupported_feature", f"{self.path}.{feature}", f"{feature} is not supported yet")
-        conditions = tuple(map(self.condition, range(len(document.filters.groups)), document.filters.groups))
-        if self.broken:
-            return compile_off(document, encode, UNDECODABLE)
         thresholds = variant_thresholds(variant.rollout_percentage for variant in self.variants)
-        buckets = Buckets(prehashed(f"{document.key}."), thresholds)
-        nothing = self.outcome(NO_CONDITIONS, enabled=False)
-        early_exit = bool(document.filters.early_exit)
-        match = choose_matcher(conditions, buckets, nothing, early_exit=early_exit)
-        return CompiledFlag(document, encode, conditions, buckets, match)
+        self.buckets = Buckets(prehashed(f"{document.key}."), thresholds)
+
+    def compile(self) -> Flag:
+        document, filters = self.document, self.document.filters
+        if filters.version == 2:
+            self.report("unsupported_feature", f"{self.path}.filters.version", "rules are not supported yet")
+        conditions = tuple(map(self.condition, range(len(filters.groups)), filters.groups))
+        if self.broken:
+            return off(document, self.encode, UNDECODABLE)
+        match = choose_matcher(
+            conditions, self.outcome(NO_CONDITIONS, enabled=False), early_exit=bool(filters.early_exit)
+        )
+        holdout = self.holdout()
+        if holdout:
+            match = holdout.before(match)
+        enrollment = self.enrollment() if filters.feature_enrollment else None
+        if enrollment:
+            match = enrollment.before(match)
+        return Flag(document, self.encode, match, conditions=conditions, enrollment=enrollment, holdout=holdout)
 
     def condition(self, index: int, document: ConditionDocument) -> Condition:
         path = f"{self.path}.filters.groups[{index}]"
         percentage = 100.0 if document.rollout_percentage is None else document.rollout_percentage
+        group_index = document.aggregation_group_type_index
+        if group_index is msgspec.UNSET:
+            group_index = self.document.filters.aggregation_group_type_index
+        is_of_group = isinstance(group_index, int)
         matched = Reason(ReasonCode.CONDITION_MATCH, index, f"Matched condition set {index + 1}")
         missed = Reason(ReasonCode.OUT_OF_ROLLOUT_BOUND, index, "Out of rollout bound")
         unmatched = Reason(ReasonCode.NO_CONDITION_MATCH, index, "No matching condition set")
+        missed_outcome = self.outcome(missed, enabled=False)
+        no_group = Reason(ReasonCode.NO_GROUP_TYPE, index, "No group type")
+        unusable = self.outcome(no_group, enabled=False) if is_of_group else missed_outcome
         keys = [variant.key for variant in self.variants]
         answers: list[str | None] = [document.variant] if document.variant in keys else [*keys, None]
+        aggregation = group_index if isinstance(group_index, int) else None
         return Condition(
             index=index,
             filters=tuple(
-                self.filter(filter_, f"{path}.properties[{position}]")
-                for position, filter_ in enumerate(document.properties or [])
+                self.filter(filter_, f"{path}.properties[{position}]", aggregation)
+                for position, filter_ in sorted(
+                    enumerate(document.properties or []), key=lambda numbered: _FILTER_ORDER.get(numbered[1].type, 1)
+                )
             ),
             percentage=percentage,
             threshold=None if percentage >= 100 else threshold_at_most(percentage / 100),
+            buckets=self.buckets,
+            identify=self.identify(aggregation),
+            is_of_group=is_of_group,
             matched=tuple(self.outcome(matched, enabled=True, variant=variant) for variant in answers),
-            missed=self.outcome(missed, enabled=False),
+            missed=missed_outcome,
             unmatched=self.outcome(unmatched, enabled=False),
+            unusable=unusable,
         )
 
-    def filter(self, document: FilterDocument, path: str) -> Filter:
-        settings = self.settings
-        if document.type not in ("person", "person_metadata"):
-            self.report("unsupported_feature", path, f"filters of type {document.type} are not supported yet")
-        operator = document.operator or "exact"
-        if settings.timezone is None and operator.startswith("is_date"):
-            self.report("undecodable", path, "the project's time zone is unknown, so dates have no meaning")
-        predicate = compile_operator(
-            document,
-            matching_version=2 if settings.property_matching_version == 2 else 1,
-            timezone=settings.timezone or ZoneInfo("UTC"),
-            warn=lambda message: self.problems.append(
-                Problem("never_matches", f"{path}.value", self.document.key, message)
-            ),
-        )
-        return Filter(document, path, predicate)
+    def identify(self, aggregation: int | None) -> Identify:
+        """Whom a condition, or the flag as a whole, hashes."""
+        if aggregation is not None:
+            return identity.group(self.compiler.group_type(aggregation))
+        if self.document.bucketing_identifier == "device_id":
+            return identity.device
+        return identity.continuous(self.document.key) if has_continuity(self.document) else identity.person
+
+    def filter(self, document: FilterDocument, path: str, aggregation: int | None) -> Filter:
+        compiler = self.compiler
+        if document.type == "cohort":
+            found = compiler.cohorts.filter(document, path)
+            return found or self.never(document, path, "this operator and value name no cohort")
+        if document.type == "flag":
+            flag_id = _flag_id(document.key)
+            if document.operator != "flag_evaluates_to" or flag_id is None:
+                return self.never(document, path, "flags are compared by id with flag_evaluates_to")
+            return flag_filter(document, path, flag_id)
+        if compiler.lacks_timezone(document):
+            self.report("undecodable", path, NO_TIMEZONE)
+        predicate = compiler.predicate(document, path, self.document.key)
+        if document.type == "group":
+            index = document.group_type_index if document.group_type_index is not None else aggregation
+            return group_filter(document, path, predicate, compiler.group_type(index))
+        return person_filter(document, path, predicate)
+
+    def never(self, document: FilterDocument, path: str, why: str) -> Filter:
+        self.compiler.problems.append(Problem("never_matches", path, self.document.key, why))
+        return never_filter(document, path)
+
+    def enrollment(self) -> Enrollment:
+        reason = Reason(ReasonCode.SUPER_CONDITION_VALUE, 0, "Super condition value")
+        document = FilterDocument(key=f"$feature_enrollment/{self.document.key}", type="person", operator="is_set")
+        filter_ = person_filter(document, f"{self.path}.filters.feature_enrollment", lambda *_: True)
+        return Enrollment(filter_, self.outcome(reason, enabled=True), self.outcome(reason, enabled=False))
+
+    def holdout(self) -> Holdout | None:
+        filters = self.document.filters
+        variant, percentage = _holdout(filters.holdout, filters.holdout_groups)
+        if variant is None:
+            return None
+        reason = Reason(ReasonCode.HOLDOUT_CONDITION_VALUE, None, "Holdout condition value")
+        held = self.outcome(reason, enabled=True, variant=variant)
+        return Holdout(percentage, self.identify(filters.aggregation_group_type_index), held)
 
     def report(self, code: Literal["undecodable", "unsupported_feature"], path: str, message: str) -> None:
         """Note a problem that makes the flag mean something unknown, so that it has to be off."""
         self.broken = True
-        self.problems.append(Problem(code, path, self.document.key, message))
+        self.compiler.problems.append(Problem(code, path, self.document.key, message))
 
     def outcome(self, reason: Reason, *, enabled: bool, variant: str | None = None) -> Outcome:
         payload = self.payloads.get(variant or "true") if enabled else None
-        return _outcome(self.document, self.settings.encode, reason, enabled=enabled, variant=variant, payload=payload)
+        return outcome_of(self.document, self.encode, reason, enabled=enabled, variant=variant, payload=payload)
 
 
-def _outcome(
-    document: FlagDocument,
-    encode: Encode,
-    reason: Reason,
-    *,
-    enabled: bool,
-    variant: str | None = None,
-    payload: str | None = None,
-    failed: bool = False,
-) -> Outcome:
-    result = FlagResult(
-        key=document.key,
-        id=document.id,
-        version=document.version or 0,
-        has_experiment=bool(document.has_experiment),
-        enabled=enabled,
-        variant=variant,
-        payload=payload,
-        reason=reason,
-        failed=failed,
-    )
-    return Outcome(result, encode(result))
+_FILTER_ORDER: Final = {"flag": 0, "cohort": 2}
+"""Filters on flags are looked at first and cohorts last; the others between them, as they came."""
 
 
 def _payload_text(payload: object) -> str | None:
@@ -254,22 +233,16 @@ def _payload_text(payload: object) -> str | None:
     return msgspec.json.encode(payload).decode()
 
 
-def _runtime(text: str | None) -> Runtime:
-    """The runtime a flag is for; a word that is none of them is for all."""
-    return Runtime(text) if text in (Runtime.CLIENT, Runtime.SERVER) else Runtime.ALL
+def _holdout(holdout: HoldoutDocument | None, groups: list[object] | None) -> tuple[str | None, float]:
+    """The holdout's variant and percentage. Before there were holdouts, the first of `holdout_groups` said the same."""
+    if holdout is not None:
+        return f"holdout-{holdout.id}", holdout.exclusion_percentage
+    first = groups[0] if groups else None
+    if isinstance(first, dict) and isinstance(first.get("variant"), str):
+        percentage = first.get("rollout_percentage")
+        return first["variant"], percentage if isinstance(percentage, int | float) else 100.0
+    return None, 0.0
 
 
-def _unsupported(document: FlagDocument) -> Iterator[str]:
-    filters = document.filters
-    present = {
-        "ensure_experience_continuity": document.ensure_experience_continuity,
-        "bucketing_identifier": document.bucketing_identifier == "device_id",
-        "filters.aggregation_group_type_index": filters.aggregation_group_type_index is not None,
-        "filters.feature_enrollment": filters.feature_enrollment,
-        "filters.holdout": filters.holdout,
-        "filters.version": filters.version == 2,
-    }
-    yield from (path for path, is_present in present.items() if is_present)
-    for index, condition in enumerate(filters.groups):
-        if isinstance(condition.aggregation_group_type_index, int):
-            yield f"filters.groups[{index}].aggregation_group_type_index"
+def _flag_id(key: str) -> int | None:
+    return int(key) if key.isdecimal() and len(key) < 20 else None

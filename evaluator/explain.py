@@ -9,17 +9,25 @@ from typing import Literal
 
 import msgspec
 
+from evaluator.cohorts import Node
 from evaluator.evaluate import evaluate
-from evaluator.hashing import Buckets, bucket
-from evaluator.match import Condition, Filter, Frame
+from evaluator.filters import Filter
+from evaluator.flag import Flag
+from evaluator.frame import Frame
+from evaluator.gates import Holdout
+from evaluator.hashing import bucket
+from evaluator.match import MATCHED, MISSED, Condition
 from evaluator.snapshot import Snapshot
-from evaluator.types import Absence, Context, Facts, FlagResult, Runtime
+from evaluator.types import Absence, Context, Facts, FlagResult, Missing, Runtime
 
-Source = Literal["request", "store", "unset", "not_fetched"]
+Source = Literal["request", "store", "derived", "unset", "not_fetched", "cohort", "flag"]
 
 
 class FilterStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A filter: what it wanted, what it saw and where that came from. `holds` None: cannot be told."""
+    """A filter: what it wanted, what it saw and where that came from. `holds` None: cannot be told.
+
+    `within` are the parts of a cohort.
+    """
 
     key: str
     operator: str
@@ -27,27 +35,52 @@ class FilterStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     holds: bool | None
     wanted: object = None
     seen: object = None
+    within: "tuple[FilterStep | TreeStep, ...]" = ()
+
+
+class TreeStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True):
+    """A part of a cohort that combines others."""
+
+    label: str
+    holds: bool | None
+    within: tuple["FilterStep | TreeStep", ...] = ()
 
 
 class ConditionStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A condition: whether its filters hold, and whether the bucket is within the rollout. Both in [0, 1]."""
+    """A condition: what it came to, whether its filters hold, and its bucket beside its rollout, both in [0, 1].
+
+    `bucket` and `admitted` are None where the request names nobody to hash, or an override was not fetched.
+    """
 
     index: int
+    verdict: str
     filters: tuple[FilterStep, ...]
     holds: bool | None
-    bucket: float
+    identity: str | None
+    bucket: float | None
     threshold: float
-    admitted: bool
+    admitted: bool | None
+
+
+class HoldoutStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A holdout: its bucket beside the share that is held out."""
+
+    bucket: float | None
+    threshold: float
+    held_out: bool | None
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What was answered, and the conditions that were tried, in order, up to the one that decided."""
+    """What was answered, and what was tried, in order, up to what decided."""
 
     flag: str
     distinct_id: str
     considered: bool
     value: str | bool
     result: FlagResult
+    override: str | None
+    enrollment: FilterStep | None
+    holdout: HoldoutStep | None
     variant_bucket: float | None
     conditions: tuple[ConditionStep, ...]
     snapshot_version: int
@@ -59,52 +92,109 @@ def explain(snapshot: Snapshot, flag_key: str, context: Context, facts: Facts, n
     if flag is None:
         return None
     asked = msgspec.structs.replace(context, flag_keys=frozenset({flag_key}))
-    anywhere = msgspec.structs.replace(asked, runtime=Runtime.ALL, evaluation_contexts=frozenset(), only_surveys=False)
-    result = evaluate(snapshot, anywhere, facts, now).outcomes[0].result
-    frame = Frame(context, facts, now)
-    steps: list[ConditionStep] = []
-    for condition in flag.conditions:
-        step = _condition_step(condition, context, frame, flag.buckets)
-        steps.append(step)
-        if step.holds and (step.admitted or flag.early_exit):
-            break
-    variant_bucket = bucket(flag.buckets.variant_digest(frame.identity)) if flag.buckets.thresholds else None
+    considered = flag in snapshot.select(asked).flags
+    if not considered:
+        asked = msgspec.structs.replace(asked, runtime=Runtime.ALL, evaluation_contexts=frozenset(), only_surveys=False)
+    evaluation = evaluate(snapshot, asked, facts, now)
+    result = next(outcome.result for outcome in evaluation.outcomes if outcome.result.key == flag_key)
+    frame = evaluation.frame
+    enrollment = _filter_step(flag.enrollment.filter, frame) if flag.enrollment else None
+    holdout = _holdout_step(flag.holdout, frame) if flag.holdout else None
+    is_settled = (enrollment and enrollment.source != "unset") or (holdout and holdout.held_out)
+    steps = () if is_settled else _condition_steps(flag, frame)
+    overrides = facts.overrides
     return Explanation(
         flag=flag_key,
         distinct_id=context.distinct_id,
-        considered=bool(snapshot.select(asked).flags),
+        considered=considered,
         value=result.value,
         result=result,
-        variant_bucket=variant_bucket,
-        conditions=tuple(steps),
+        override=None if isinstance(overrides, Missing) or not flag.has_continuity else overrides.get(flag_key),
+        enrollment=enrollment,
+        holdout=holdout,
+        variant_bucket=_variant_bucket(flag, steps, frame),
+        conditions=steps,
         snapshot_version=snapshot.version,
     )
 
 
-def _condition_step(condition: Condition, context: Context, frame: Frame, buckets: Buckets) -> ConditionStep:
+def _condition_steps(flag: Flag, frame: Frame) -> tuple[ConditionStep, ...]:
+    steps: list[ConditionStep] = []
+    for condition in flag.conditions:
+        steps.append(_condition_step(condition, frame))
+        verdict = condition.judge(frame)
+        if verdict is MATCHED or (verdict is MISSED and flag.early_exit):
+            break
+    return tuple(steps)
+
+
+def _condition_step(condition: Condition, frame: Frame) -> ConditionStep:
+    identity = condition.identify(frame)
+    known = None if isinstance(identity, Absence) else identity
     return ConditionStep(
         index=condition.index,
-        filters=tuple(_filter_step(filter_, context, frame) for filter_ in condition.filters),
+        verdict=condition.judge(frame).value,
+        filters=tuple(_filter_step(filter_, frame) for filter_ in condition.filters),
         holds=condition.holds(frame),
-        bucket=bucket(buckets.rollout_digest(frame.identity)),
+        identity=None if known is None else known.decode(),
+        bucket=None if known is None else bucket(condition.buckets.rollout_digest(known)),
         threshold=condition.percentage / 100,
-        admitted=condition.admits(frame, buckets),
+        admitted=None if known is None else condition.admits(known),
     )
 
 
-def _filter_step(filter_: Filter, context: Context, frame: Frame) -> FilterStep:
-    document = filter_.document
-    seen = frame.properties.get(document.key, frame.absent)
-    source: Source
-    if isinstance(seen, Absence):
-        source = seen.value
-    else:
-        source = "request" if document.key in context.person_properties else "store"
+def _variant_bucket(flag: Flag, steps: tuple[ConditionStep, ...], frame: Frame) -> float | None:
+    """The bucket that chose a variant, of the last condition tried, which is the one that decided."""
+    if not steps:
+        return None
+    condition = flag.conditions[steps[-1].index]
+    identity = condition.identify(frame)
+    if isinstance(identity, Absence) or not condition.buckets.thresholds:
+        return None
+    return bucket(condition.buckets.variant_digest(identity))
+
+
+def _holdout_step(holdout: Holdout, frame: Frame) -> HoldoutStep:
+    identity = holdout.identify(frame)
+    return HoldoutStep(
+        bucket=None if isinstance(identity, Absence) else bucket(holdout.digest(identity)),
+        threshold=holdout.percentage / 100,
+        held_out=holdout.holds_out(frame),
+    )
+
+
+def _filter_step(filter_: Filter, frame: Frame) -> FilterStep:
+    document, seen = filter_.document, filter_.seen(frame)
     return FilterStep(
         key=document.key,
-        operator=document.operator or "exact",
-        source=source,
+        operator=document.operator or ("in" if document.type == "cohort" else "exact"),
+        source=_source(filter_, frame, seen),
         holds=filter_.test(frame),
         wanted=None if document.value is msgspec.UNSET else document.value,
         seen=None if isinstance(seen, Absence) else seen,
+        within=tuple(_part(part, frame) for part in filter_.parts),
     )
+
+
+def _part(part: Node | Filter, frame: Frame) -> FilterStep | TreeStep:
+    if isinstance(part, Filter):
+        return _filter_step(part, frame)
+    within = tuple(_part(child, frame) for child in part.children)
+    return TreeStep(label=part.label, holds=part.test(frame), within=within)
+
+
+def _source(filter_: Filter, frame: Frame, seen: object) -> Source:
+    document = filter_.document
+    if isinstance(seen, Absence):
+        return seen.value
+    if document.type == "cohort":
+        return "cohort"
+    if document.type == "flag":
+        return "flag"
+    if document.type == "group":
+        asked = [properties for properties in frame.context.group_properties.values() if document.key in properties]
+        is_asked, is_stored = bool(asked), document.key != "$group_key"
+    else:
+        is_asked = document.key in frame.context.person_properties
+        is_stored = document.key in frame.properties
+    return "request" if is_asked else "store" if is_stored else "derived"

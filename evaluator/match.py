@@ -6,40 +6,17 @@ cannot change the outcome is decided without it.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Final
 
-from evaluator.definitions import FilterDocument
+import msgspec
+
+from evaluator.filters import Filter
+from evaluator.frame import Frame, Wanted
 from evaluator.hashing import ZERO_DIGEST, Buckets, Hash
-from evaluator.operators import Predicate
-from evaluator.types import NOT_FETCHED, UNSET, Absence, Context, Facts, Missing, Outcome
-
-
-class Frame:
-    """What one evaluation looks at: the request's properties over the stored ones, and the identity to hash.
-
-    `in_doubt` turns true with the first property that was wanted and not fetched.
-    """
-
-    __slots__ = ("absent", "context", "facts", "identity", "in_doubt", "now", "properties")
-
-    def __init__(self, context: Context, facts: Facts, now: datetime) -> None:
-        self.context = context
-        self.facts = facts
-        self.now = now
-        self.in_doubt = False
-        self.identity = context.distinct_id.encode(errors="replace")
-        stored = facts.person_properties
-        self.properties: Mapping[str, object]
-        self.absent: Absence
-        if isinstance(stored, Missing):
-            self.properties, self.absent = context.person_properties, NOT_FETCHED
-        else:
-            self.properties, self.absent = {**stored, **context.person_properties}, UNSET
-
-
-Test = Callable[[Frame], bool | None]
-"""None says that it cannot be told without facts that were not fetched."""
+from evaluator.identity import Identify, person
+from evaluator.types import NOT_FETCHED, UNSET, Absence, Outcome
 
 Match = Callable[[Frame], Outcome | None]
 
@@ -47,55 +24,49 @@ Rollout = tuple[Callable[[], Hash], bytes, Outcome, Outcome]
 """A flag that is nothing but a rollout: its hash, the threshold, the outcomes inside and outside."""
 
 
-class Filter:
-    """A filter of a condition: its document and path, and the test it was compiled to."""
+class Verdict(Enum):
+    """What a condition comes to. In doubt, it may match; doubtless out, only the reason is in doubt."""
 
-    __slots__ = ("document", "path", "test")
-
-    def __init__(self, document: FilterDocument, path: str, predicate: Predicate) -> None:
-        self.document = document
-        self.path = path
-        self.test = _person_test(document.key, predicate)
-
-
-def _person_test(key: str, predicate: Predicate) -> Test:
-    def test(frame: Frame) -> bool | None:
-        value = frame.properties.get(key, frame.absent)
-        if value is NOT_FETCHED:
-            frame.in_doubt = True
-            return None
-        return predicate(value, frame.now)
-
-    return test
+    MATCHED = "matched"
+    MISSED = "missed"
+    UNMATCHED = "unmatched"
+    UNUSABLE = "unusable"
+    IN_DOUBT = "in_doubt"
+    OUT_IN_DOUBT = "out_in_doubt"
 
 
-class Condition:
+MATCHED: Final = Verdict.MATCHED
+MISSED: Final = Verdict.MISSED
+UNMATCHED: Final = Verdict.UNMATCHED
+UNUSABLE: Final = Verdict.UNUSABLE
+IN_DOUBT: Final = Verdict.IN_DOUBT
+OUT_IN_DOUBT: Final = Verdict.OUT_IN_DOUBT
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """One condition set and its prepared outcomes.
 
     `threshold` None admits everyone. `matched` has one outcome per variant and one for none, or just one when the
-    variant does not depend on the identity.
+    variant does not depend on the identity. `kind` is the group type whose key is hashed, or None for persons and
+    devices. `unusable` answers for a request that names no such identity.
     """
 
-    __slots__ = ("filters", "index", "matched", "missed", "percentage", "threshold", "unmatched")
+    index: int
+    filters: tuple[Filter, ...]
+    percentage: float
+    threshold: bytes | None
+    buckets: Buckets
+    identify: Identify
+    is_of_group: bool
+    matched: tuple[Outcome, ...]
+    missed: Outcome
+    unmatched: Outcome
+    unusable: Outcome
 
-    def __init__(
-        self,
-        *,
-        index: int,
-        filters: tuple[Filter, ...],
-        percentage: float,
-        threshold: bytes | None,
-        matched: tuple[Outcome, ...],
-        missed: Outcome,
-        unmatched: Outcome,
-    ) -> None:
-        self.index = index
-        self.filters = filters
-        self.percentage = percentage
-        self.threshold = threshold
-        self.matched = matched
-        self.missed = missed
-        self.unmatched = unmatched
+    @property
+    def hashes(self) -> bool:
+        """Whether anything depends on the identity at all."""
+        return self.threshold is not None or len(self.matched) > 1
 
     def holds(self, frame: Frame) -> bool | None:
         """Whether every filter holds; None when unknown facts could make it either."""
@@ -108,46 +79,87 @@ class Condition:
                 verdict = None
         return verdict
 
-    def admits(self, frame: Frame, buckets: Buckets) -> bool:
+    def admits(self, identity: bytes) -> bool:
         """Whether the rollout includes the identity."""
-        return self.threshold is None or buckets.rollout_digest(frame.identity) < self.threshold
+        return self.threshold is None or self.buckets.rollout_digest(identity) < self.threshold
 
-    def outcome(self, frame: Frame, buckets: Buckets) -> Outcome:
-        """What a match answers."""
+    def judge(self, frame: Frame) -> Verdict:
+        """What the condition comes to, as far as the facts tell."""
+        identity = self.identify(frame)
+        if identity is UNSET and (self.is_of_group or self.hashes):
+            return UNUSABLE
+        holds = self.holds(frame)
+        if holds is False:
+            return UNMATCHED
+        admitted: bool | None = True
+        if self.hashes:
+            admitted = None if isinstance(identity, Absence) else self.admits(identity)
+        if admitted is False:
+            return MISSED if holds else OUT_IN_DOUBT
+        return MATCHED if holds and admitted else IN_DOUBT
+
+    def outcome(self, frame: Frame) -> Outcome:
+        """What a match answers; asked only after the judgement that it is one."""
         matched = self.matched
-        return matched[0] if len(matched) == 1 else matched[buckets.variant(frame.identity)]
+        if len(matched) == 1:
+            return matched[0]
+        identity = self.identify(frame)
+        assert isinstance(identity, bytes)  # noqa: S101 - without one it could not have been judged a match
+        return matched[self.buckets.variant(identity)]
+
+    def want(self, frame: Frame, wanted: Wanted, flag_key: str) -> None:
+        """What would tell, of a condition in doubt."""
+        for filter_ in self.filters:
+            if filter_.test(frame) is None:
+                filter_.want(frame, wanted)
+        if self.hashes and self.identify(frame) is NOT_FETCHED:
+            wanted.override(flag_key, frame.facts)
 
 
-def match_conditions(
-    conditions: tuple[Condition, ...], buckets: Buckets, nothing: Outcome, *, early_exit: bool
-) -> Match:
+def match_conditions(conditions: tuple[Condition, ...], nothing: Outcome, *, early_exit: bool) -> Match:
     """The general matcher: conditions in stored order, and the highest-ranked reason when none matches.
 
-    Of two reasons with one rank the later is kept. A rollout miss outranks unmatched filters.
+    A rollout miss outranks unmatched filters, which outrank an unusable identity; of equals the later is kept.
     """
 
     def match(frame: Frame) -> Outcome | None:
-        kept, kept_missed, in_doubt = nothing, False, False
+        kept, rank, in_doubt = nothing, 0, False
         for condition in conditions:
-            verdict = condition.holds(frame)
-            if verdict is False:
-                if not kept_missed:
-                    kept = condition.unmatched
-                continue
-            admitted = condition.admits(frame, buckets)
-            if verdict is None:
-                if admitted or early_exit:
-                    return None
-                in_doubt = True  # The reason is either of two, until a later miss outranks both.
-            elif admitted:
-                return condition.outcome(frame, buckets)
-            else:
-                kept, kept_missed, in_doubt = condition.missed, True, False
+            verdict = condition.judge(frame)
+            if verdict is MATCHED:
+                return condition.outcome(frame)
+            if verdict is UNMATCHED:
+                if rank <= 1:
+                    kept, rank = condition.unmatched, 1
+            elif verdict is MISSED:
+                kept, rank, in_doubt = condition.missed, 2, False
                 if early_exit:
                     break
+            elif verdict is UNUSABLE:
+                # Without a device there is no bucket to be in; without a group there is nothing to look at.
+                if not condition.is_of_group:
+                    kept, rank, in_doubt = condition.unusable, 2, False
+                elif rank == 0:
+                    kept = condition.unusable
+            elif verdict is IN_DOUBT or early_exit:
+                return None
+            else:
+                in_doubt = True  # The reason is either of two, until a later miss outranks both.
         return None if in_doubt else kept
 
     return match
+
+
+def want_conditions(
+    conditions: tuple[Condition, ...], frame: Frame, wanted: Wanted, flag_key: str, *, early_exit: bool
+) -> None:
+    """What could still change the outcome: all that a later, final pass may look at."""
+    for condition in conditions:
+        verdict = condition.judge(frame)
+        if verdict is IN_DOUBT or verdict is OUT_IN_DOUBT:
+            condition.want(frame, wanted, flag_key)
+        elif verdict is MATCHED or (verdict is MISSED and early_exit):
+            return
 
 
 def match_everyone(outcome: Outcome) -> Match:
@@ -187,59 +199,42 @@ def match_split(matched: Sequence[Outcome], buckets: Buckets) -> Match:
     return match
 
 
-def match_one(condition: Condition, buckets: Buckets) -> Match:
-    """One condition: nothing to rank, so whatever it says is the answer."""
-    test = condition.filters[0].test if len(condition.filters) == 1 else condition.holds
-    admits, outcome = condition.admits, condition.outcome
-    unmatched, missed, threshold = condition.unmatched, condition.missed, condition.threshold
-    matched = condition.matched[0] if len(condition.matched) == 1 else None
+def match_targeted(condition: Condition) -> Match:
+    """One filter that decides everything."""
+    (filter_,) = condition.filters
+    test, matched, unmatched = filter_.test, condition.matched[0], condition.unmatched
 
     def match(frame: Frame) -> Outcome | None:
         verdict = test(frame)
-        if verdict is None:
-            return None
-        if not verdict:
-            return unmatched
-        if threshold is not None and not admits(frame, buckets):
-            return missed
-        return matched or outcome(frame, buckets)
+        return None if verdict is None else matched if verdict else unmatched
 
     return match
 
 
-def choose_matcher(conditions: tuple[Condition, ...], buckets: Buckets, nothing: Outcome, *, early_exit: bool) -> Match:
-    """The quickest matcher for the shape of a flag."""
-    if len(conditions) > 1:
-        return match_conditions(conditions, buckets, nothing, early_exit=early_exit)
+def choose_matcher(conditions: tuple[Condition, ...], nothing: Outcome, *, early_exit: bool) -> Match:
+    """The quickest matcher for the shape of a flag's conditions."""
     if not conditions:
         return match_everyone(nothing)
     condition = conditions[0]
-    if rollout := plain_rollout(conditions, buckets):
-        return match_rollout(rollout)
-    if condition.filters or condition.threshold is not None:
-        return match_one(condition, buckets)
-    if len(condition.matched) == 1:
-        return match_everyone(condition.matched[0])
-    return match_split(condition.matched, buckets)
+    if len(conditions) == 1 and condition.identify is person:
+        if rollout := plain_rollout(conditions):
+            return match_rollout(rollout)
+        if condition.threshold is None and not condition.filters:
+            if len(condition.matched) == 1:
+                return match_everyone(condition.matched[0])
+            return match_split(condition.matched, condition.buckets)
+        if len(condition.filters) == 1 and not condition.hashes:
+            return match_targeted(condition)
+    return match_conditions(conditions, nothing, early_exit=early_exit)
 
 
-def plain_rollout(conditions: tuple[Condition, ...], buckets: Buckets) -> Rollout | None:
-    """The row for a flag that is nothing but a rollout; None for any other."""
+def plain_rollout(conditions: tuple[Condition, ...]) -> Rollout | None:
+    """The row for a flag that is nothing but a rollout of persons; None for any other."""
     if len(conditions) != 1:
         return None
     condition = conditions[0]
     if condition.filters or condition.threshold is None or len(condition.matched) > 1:
         return None
-    return buckets.prefix, condition.threshold, condition.matched[0], condition.missed
-
-
-def undecided_filters(
-    conditions: tuple[Condition, ...], frame: Frame, buckets: Buckets, *, early_exit: bool
-) -> Iterator[Filter]:
-    """The filters whose facts could still change the outcome: all that a later, final pass may look at."""
-    for condition in conditions:
-        verdict = condition.holds(frame)
-        if verdict is None:
-            yield from (filter_ for filter_ in condition.filters if filter_.test(frame) is None)
-        elif verdict and (early_exit or condition.admits(frame, buckets)):
-            return
+    if condition.identify is not person:
+        return None
+    return condition.buckets.prefix, condition.threshold, condition.matched[0], condition.missed

@@ -8,25 +8,47 @@ from types import MappingProxyType
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from evaluator.compile import CompiledFlag, Settings, compile_flag
-from evaluator.definitions import InvalidDefinitions, ProjectDocument, decode
-from evaluator.types import Context, Encode, Problem, Runtime
+import msgspec
+
+from evaluator.compile import NO_DEPENDENCY, UNDECODABLE, Compiler, Project, dependencies_of
+from evaluator.definitions import CohortDocument, FlagDocument, InvalidDefinitions, ProjectDocument, decode
+from evaluator.dependencies import Graph, build_graph, with_dependencies
+from evaluator.flag import Flag, off
+from evaluator.frame import Frame
+from evaluator.match import Match
+from evaluator.types import Context, Encode, Outcome, Problem, Runtime
 
 SURVEY_PREFIX: Final = "survey-targeting-"
 
 
 class Selection:
-    """Flags in the order they are evaluated: plain rollouts, which one tight loop can do, and then all others."""
+    """Flags in the order they are evaluated: plain rollouts, which one tight loop can do, and then all others.
 
-    __slots__ = ("flags", "matchers", "rollouts")
+    Of the others, dependencies come before what depends on them, and leave their outcomes in the frame.
+    """
 
-    def __init__(self, flags: Iterable[CompiledFlag]) -> None:
+    __slots__ = ("continuous", "flags", "is_cyclic", "matchers", "rollouts")
+
+    def __init__(self, flags: Iterable[Flag], depended_on: frozenset[int]) -> None:
         flags = tuple(flags)
-        rollouts = [flag for flag in flags if flag.rollout]
-        others = [flag for flag in flags if not flag.rollout]
-        self.flags: Sequence[CompiledFlag] = (*rollouts, *others)
-        self.rollouts = tuple(flag.rollout for flag in rollouts if flag.rollout)
-        self.matchers = tuple(flag.match for flag in others)
+        plain = [flag for flag in flags if flag.rollout and flag.document.id not in depended_on]
+        others = [flag for flag in flags if not flag.rollout or flag.document.id in depended_on]
+        self.flags: Sequence[Flag] = (*plain, *others)
+        self.rollouts = tuple(flag.rollout for flag in plain if flag.rollout)
+        self.matchers = tuple(_remembering(flag) if flag.document.id in depended_on else flag.match for flag in others)
+        self.continuous = tuple(flag.document.key for flag in flags if flag.has_continuity)
+        self.is_cyclic = any(flag.is_cyclic for flag in flags)
+
+
+def _remembering(flag: Flag) -> Match:
+    """The flag's matcher, leaving what it finds where dependents look for it."""
+    match, flag_id = flag.match, flag.document.id
+
+    def remember(frame: Frame) -> Outcome | None:
+        outcome = frame.results[flag_id] = match(frame)
+        return outcome
+
+    return remember
 
 
 class Snapshot:
@@ -34,7 +56,10 @@ class Snapshot:
 
     __slots__ = (
         "_by_runtime",
+        "_dependencies",
+        "_graph",
         "_has_contexts",
+        "_ids",
         "flags",
         "name",
         "problems",
@@ -45,8 +70,16 @@ class Snapshot:
     )
 
     def __init__(
-        self, project: ProjectDocument, version: int, flags: Iterable[CompiledFlag], problems: Iterable[Problem]
+        self,
+        project: ProjectDocument,
+        version: int,
+        *,
+        flags: Sequence[Flag],
+        graph: Graph,
+        dependencies: dict[int, frozenset[int]],
+        problems: Iterable[Problem],
     ) -> None:
+        """`flags` stand in the order of the graph."""
         self.project_id = project.id
         self.token = project.token
         self.name = project.name
@@ -54,26 +87,33 @@ class Snapshot:
         self.version = version
         self.flags = MappingProxyType({flag.document.key: flag for flag in flags})
         self.problems = tuple(problems)
-        everything = tuple(self.flags.values())
-        self._has_contexts = any(flag.contexts for flag in everything)
+        self._graph = graph
+        self._dependencies = dependencies
+        self._ids = {flag.document.key: flag.document.id for flag in flags}
+        self._has_contexts = any(flag.contexts for flag in flags)
+        runtimes = {
+            Runtime.ALL: (Runtime.ALL, Runtime.CLIENT, Runtime.SERVER),
+            Runtime.UNKNOWN: (Runtime.ALL,),
+            Runtime.CLIENT: (Runtime.ALL, Runtime.CLIENT),
+            Runtime.SERVER: (Runtime.ALL, Runtime.SERVER),
+        }
         self._by_runtime = {
-            Runtime.ALL: Selection(everything),
-            Runtime.UNKNOWN: Selection(flag for flag in everything if flag.runtime is Runtime.ALL),
-            Runtime.CLIENT: Selection(flag for flag in everything if flag.runtime is not Runtime.SERVER),
-            Runtime.SERVER: Selection(flag for flag in everything if flag.runtime is not Runtime.CLIENT),
+            runtime: Selection((flag for flag in flags if flag.runtime in kept), graph.depended_on)
+            for runtime, kept in runtimes.items()
         }
 
     def select(self, context: Context) -> Selection:
-        """The flags that a request gets an answer for."""
+        """The flags that a request gets an answer for; with the keys it asks for come the flags they depend on."""
         selection = self._by_runtime[context.runtime]
-        flags: Iterable[CompiledFlag] = selection.flags
+        flags: Iterable[Flag] = selection.flags
         if context.only_surveys:
             flags = [flag for flag in flags if flag.document.key.startswith(SURVEY_PREFIX)]
         if self._has_contexts and (wanted := context.evaluation_contexts):
             flags = [flag for flag in flags if not flag.contexts or not flag.contexts.isdisjoint(wanted)]
         if (keys := context.flag_keys) is not None:
-            flags = [flag for flag in flags if flag.document.key in keys]
-        return selection if flags is selection.flags else Selection(flags)
+            asked = with_dependencies((self._ids[key] for key in keys if key in self._ids), self._dependencies)
+            flags = [flag for flag in flags if flag.document.id in asked]
+        return selection if flags is selection.flags else Selection(flags, self._graph.depended_on)
 
     def __repr__(self) -> str:
         return f"<Snapshot of project {self.project_id} v{self.version}, {len(self.flags)} flags>"
@@ -89,20 +129,92 @@ def build_snapshot(document: bytes, version: int, encode: Encode) -> Snapshot:
     if isinstance(project, tuple):
         raise InvalidDefinitions(project)
     problems: list[Problem] = []
-    settings = Settings(_timezone(project.timezone, problems), project.property_matching_version, encode)
-    flags: dict[str, CompiledFlag] = {}
+    zone = _timezone(project.timezone, problems)
+    cohorts = _cohorts(project, problems)
+    group_types = tuple(project.group_types)
+    compiler = Compiler(Project(zone, project.property_matching_version, group_types, cohorts, encode))
+    entries = _entries(project, problems)
+    dependencies = {flag_id: dependencies_of(entry.document) for flag_id, entry in entries.items()}
+    graph = build_graph(dependencies)
+    flags: list[Flag] = []
+    for flag_id in (*graph.order, *sorted(graph.cyclic)):
+        entry = entries[flag_id]
+        flag_document = entry.document
+        if not entry.is_served:
+            continue
+        if entry.is_broken:
+            flag = off(flag_document, encode, UNDECODABLE)
+        elif flag_id in graph.cyclic or flag_id in graph.missing:
+            flag = off(flag_document, encode, NO_DEPENDENCY)
+            flag.is_cyclic = flag_id in graph.cyclic
+            what = "are in a cycle" if flag.is_cyclic else "include a flag that does not exist"
+            problems.append(Problem("unresolved", entry.path, flag_document.key, f"the flag's dependencies {what}"))
+        else:
+            flag = compiler.compile(flag_document, entry.path)
+        flags.append(flag)
+    every_problem = [*problems, *compiler.problems]
+    return Snapshot(project, version, flags=flags, graph=graph, dependencies=dependencies, problems=every_problem)
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """A flag that exists. Inactive ones are not served, and count as false where others depend on them."""
+
+    path: str
+    document: FlagDocument
+    is_served: bool
+    is_broken: bool
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    """As much of a broken flag as an answer needs."""
+
+    key: str
+    id: int | None = None
+    version: int | None = None
+    active: bool = True
+    deleted: bool = False
+
+
+def _entries(project: ProjectDocument, problems: list[Problem]) -> dict[int, _Entry]:
+    """The project's flags by id, in the order of the document. Of two with one id or key the first counts."""
+    entries: dict[int, _Entry] = {}
+    keys: set[str] = set()
     for index, raw in enumerate(project.flags):
         path = f"$.flags[{index}]"
-        flag, found = compile_flag(raw, path, settings)
-        problems += found
-        if flag is None:
+        document = decode(raw, FlagDocument, path)
+        is_broken = isinstance(document, tuple)
+        if isinstance(document, tuple):
+            identity = decode(raw, _Identity)
+            key = None if isinstance(identity, tuple) else identity.key
+            problems += [msgspec.structs.replace(problem, flag=key) for problem in document]
+            if isinstance(identity, tuple) or identity.deleted:
+                continue
+            # Without an id nobody can depend on it, and no other flag has a negative one.
+            flag_id = -1 - index if identity.id is None else identity.id
+            document = FlagDocument(id=flag_id, key=identity.key, version=identity.version, active=identity.active)
+        elif document.deleted:
             continue
-        key = flag.document.key
-        if key in flags:
-            problems.append(Problem("duplicate", f"{path}.key", key, f"an earlier flag has the key {key!r}; it counts"))
+        is_repeated = document.active and document.key in keys
+        if document.id in entries or is_repeated:
+            at, what = (f"{path}.key", document.key) if is_repeated else (f"{path}.id", str(document.id))
+            problems.append(Problem("duplicate", at, document.key, f"an earlier flag has {what!r}, and counts"))
+            continue
+        if document.active:
+            keys.add(document.key)
+        entries[document.id] = _Entry(path, document, document.active, is_broken)
+    return entries
+
+
+def _cohorts(project: ProjectDocument, problems: list[Problem]) -> dict[int, tuple[str, CohortDocument]]:
+    cohorts: dict[int, tuple[str, CohortDocument]] = {}
+    for index, raw in enumerate(project.cohorts):
+        path = f"$.cohorts[{index}]"
+        cohort = decode(raw, CohortDocument, path)
+        if isinstance(cohort, tuple):
+            problems += cohort
         else:
-            flags[key] = flag
-    return Snapshot(project, version, flags.values(), problems)
+            cohorts.setdefault(cohort.id, (path, cohort))
+    return cohorts
 
 
 def _timezone(name: str, problems: list[Problem]) -> ZoneInfo | None:

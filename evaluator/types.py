@@ -68,25 +68,39 @@ class Missing(msgspec.Struct, frozen=True):
 NEVER_ASKED: Final = Missing("not_fetched", "Stored facts were not asked for")
 
 
-class Needs(msgspec.Struct, frozen=True):
-    """The stored facts that could still change an answer. Falsy when there are none."""
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """The stored facts that could still change an answer. Falsy when there are none.
+
+    `groups` maps a group type's name to keys of its properties; `overrides` has the keys of flags.
+    """
 
     person_properties: frozenset[str] = frozenset()
+    cohorts: frozenset[int] = frozenset()
+    groups: Mapping[str, frozenset[str]] = {}
+    overrides: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.person_properties)
+        return bool(self.person_properties or self.cohorts or self.groups or self.overrides)
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What the stores know. A mapping without a key says that the property is unset; Missing says nothing is known."""
+    """What the stores know, part by part. Missing says that nothing is known of a part, and why.
+
+    A property that a mapping lacks is unset. `cohorts` are static ones the person is in. A group type that `groups`
+    lacks was never asked for. `overrides` maps flag keys to the identifier that is hashed instead.
+    """
 
     person_properties: Mapping[str, object] | Missing = NEVER_ASKED
+    cohorts: frozenset[int] | Missing = NEVER_ASKED
+    groups: Mapping[str, Mapping[str, object] | Missing] = {}
+    overrides: Mapping[str, str] | Missing = NEVER_ASKED
 
-    @property
-    def missing(self) -> Missing:
-        """Why a flag that these facts leave undecided is undecided."""
-        stored = self.person_properties
-        return stored if isinstance(stored, Missing) else NEVER_ASKED
+
+class OverrideWrite(msgspec.Struct, frozen=True):
+    """An effect of an evaluation, for the caller to carry out: keep these hash keys for the persons of these ids."""
+
+    distinct_ids: tuple[str, ...]
+    hash_keys: Mapping[str, str]
 
 
 class ReasonCode(StrEnum):
@@ -151,7 +165,7 @@ class Outcome:
 class Problem(msgspec.Struct, frozen=True):
     """Something wrong in a definition: a stable code, the path of it, the flag it spoils (if one), and a sentence."""
 
-    code: Literal["undecodable", "duplicate", "never_matches", "unsupported_feature"]
+    code: Literal["undecodable", "duplicate", "never_matches", "unresolved", "unsupported_feature"]
     path: str
     flag: str | None
     message: str

@@ -112,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a property as the request would send it, the value as JSON or text; or a JSON object of properties",
     )
+    explaining.add_argument(
+        "--group", metavar="TYPE=KEY", type=_pair, action="append", default=[], help="a group the request would name"
+    )
+    explaining.add_argument("--device-id", metavar="ID", help="the device the request would come from")
+    explaining.add_argument("--anon-distinct-id", metavar="ID", help="the anonymous id the person had before")
     explaining.add_argument("--json", action="store_true", help="print one JSON object")
 
     commands.add_parser("version", help="print the version")
@@ -143,6 +148,13 @@ def _command(
     if has_demo:
         command.add_argument("--demo", action="store_true", help="use the demo project that comes with flagstone")
     return command
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TYPE=KEY")
+    return key, value
 
 
 def _properties(text: str) -> dict[str, object]:

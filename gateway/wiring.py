@@ -45,6 +45,6 @@ async def open_services(
     async with (
         open_store(settings.store.url) as store,
         SnapshotService(store, encode_result, settings.snapshots, clock) as snapshots,
-        FactsService(store, settings.requests.answer_reserve_ms / 1000) as facts,
+        FactsService(store, store, store, reserve_s=settings.requests.answer_reserve_ms / 1000) as facts,
     ):
         yield Services(settings=settings, snapshots=snapshots, flags=FlagService(snapshots, facts, clock))

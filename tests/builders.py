@@ -1,7 +1,7 @@
 """Builders of definitions and contexts: `flag("beta", rollout=50)`. Plain data, so that a test reads as its case."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,11 +9,16 @@ import msgspec
 
 from evaluator.evaluate import Evaluation, evaluate
 from evaluator.snapshot import Snapshot, build_snapshot
-from evaluator.types import NEVER_ASKED, Context, Facts, FlagResult, Fragments, Missing
+from evaluator.types import Context, Facts, FlagResult, Fragments, Missing
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 TIMEOUT = Missing("timeout", "The store took too long")
 _ids = itertools.count(1)
+
+GROUP_TYPES = ("organization", "team")
+NO_GROUPS: Mapping[str, Mapping[str, object]] = {kind: {} for kind in GROUP_TYPES}
+NOTHING_STORED = Facts({}, frozenset(), NO_GROUPS, {})
+UNKNOWN_FACTS = Facts()
 
 
 def person(key: str, value: Any = None, operator: str = "exact", **extra: Any) -> dict[str, Any]:
@@ -56,7 +61,8 @@ def fragments(result: FlagResult) -> Fragments:
 
 
 def snapshot(*flags: Any, **fields: Any) -> Snapshot:
-    """The compiled snapshot of such a document, at version 1."""
+    """The compiled snapshot of such a document, at version 1; its project has GROUP_TYPES."""
+    fields = {"group_types": GROUP_TYPES, **fields}
     return build_snapshot(msgspec.json.encode(project(*flags, **fields)), 1, fragments)
 
 
@@ -65,9 +71,14 @@ def context(distinct_id: str = "u1", /, *, flag_keys: Sequence[str] | None = Non
     return Context(distinct_id=distinct_id, flag_keys=None if flag_keys is None else frozenset(flag_keys), **fields)
 
 
+def known(properties: Mapping[str, object] | None = None, **parts: Any) -> Facts:
+    """Facts of which every part is known, and empty unless given."""
+    return msgspec.structs.replace(NOTHING_STORED, person_properties=properties or {}, **parts)
+
+
 def ask(snapshot: Snapshot, asked: Context | None = None, facts: Facts | None = None) -> Evaluation:
     """Evaluate at NOW with every stored fact known, and nothing stored, unless told otherwise."""
-    return evaluate(snapshot, asked or context(), facts or Facts(person_properties={}), NOW)
+    return evaluate(snapshot, asked or context(), facts or NOTHING_STORED, NOW)
 
 
 def results(evaluation: Evaluation) -> dict[str, FlagResult]:
@@ -79,6 +90,3 @@ def answer(document: dict[str, Any], asked: Context | None = None, facts: Facts 
     """What the only flag of a project says."""
     (outcome,) = ask(snapshot(document), asked, facts).outcomes
     return outcome.result
-
-
-UNKNOWN_FACTS = Facts(NEVER_ASKED)

@@ -11,17 +11,23 @@ import msgspec
 
 from config.settings import StoreUrl
 from config.sources import Loaded
-from evaluator.explain import ConditionStep, Explanation, FilterStep, explain
+from evaluator.explain import ConditionStep, Explanation, FilterStep, TreeStep, explain
 from evaluator.snapshot import build_snapshot
 from evaluator.types import Context, Facts
 from gateway.commands import CommandFailed
-from gateway.ports import SystemClock, TransferStore
+from gateway.ports import Person, SystemClock, TransferStore
 from gateway.wiring import open_store
 
 
 def run(loaded: Loaded, args: Namespace) -> int:
     properties = {key: value for given in args.person_property for key, value in given.items()}
-    context = Context(distinct_id=args.distinct_id, person_properties=properties)
+    context = Context(
+        distinct_id=args.distinct_id,
+        person_properties=properties,
+        groups=dict(args.group),
+        device_id=args.device_id,
+        anon_distinct_id=args.anon_distinct_id,
+    )
     explanation = asyncio.run(_explanation(loaded.settings.store.url, args.project, args.flag, context))
     print(_json(explanation) if args.json else "\n".join(_lines(explanation)))
     return 0
@@ -37,8 +43,12 @@ async def _explanation(url: StoreUrl, token: str | None, flag: str, context: Con
             raise CommandFailed(f"No project in the store has the token {token}")
         snapshot = build_snapshot(definitions.document, definitions.version, lambda _: ())
         # A request would load these only if they mattered; they change no answer, and each step can then be told.
-        person = await store.load_person(snapshot.project_id, context.distinct_id)
-    facts = Facts({} if person is None else person.properties)
+        project_id, distinct_id = snapshot.project_id, context.distinct_id
+        person = await store.load_person(project_id, distinct_id) or Person({})
+        groups = await store.load_groups(project_id, context.groups)
+        overrides = await store.load_overrides(project_id, tuple(filter(None, (distinct_id, context.anon_distinct_id))))
+    every_group = {kind: groups.get(kind, {}) for kind in context.groups}
+    facts = Facts(person.properties, person.cohorts, every_group, overrides)
     explanation = explain(snapshot, flag, context, facts, now)
     if explanation is None:
         problems = [problem for problem in snapshot.problems if problem.flag == flag]
@@ -62,6 +72,13 @@ def _lines(explanation: Explanation) -> Iterator[str]:
         yield f"  payload: {result.payload}"
     if explanation.variant_bucket is not None:
         yield f"  variant bucket: {explanation.variant_bucket:.6f}"
+    if explanation.override is not None:
+        yield f"  hashed as: {explanation.override} (a stored override)"
+    if explanation.enrollment is not None:
+        yield f"  enrollment: {_seen(explanation.enrollment)}"
+    if (holdout := explanation.holdout) is not None:
+        bucket = "nobody to hash" if holdout.bucket is None else f"bucket {holdout.bucket:.6f}"
+        yield f"  holdout of {holdout.threshold:g}: {bucket}, {_claim(holdout.held_out, 'held out', 'let through')}"
     for condition in explanation.conditions:
         yield ""
         yield from _condition_lines(condition)
@@ -70,11 +87,29 @@ def _lines(explanation: Explanation) -> Iterator[str]:
 def _condition_lines(condition: ConditionStep) -> Iterator[str]:
     yield f"condition set {condition.index + 1}: {_claim(condition.holds, 'its filters hold', 'its filters fail')}"
     for step in condition.filters:
-        yield f"  {_claim(step.holds, '+', '-', '?')} {step.key} {step.operator}{_wanted(step)}; {_seen(step)}"
+        yield from _filter_lines(step, "  ")
+    if condition.bucket is None:
+        yield "  there is nobody to hash"
+        return
     within = (
         f"within the rollout of {condition.threshold:g}" if condition.admitted else f"beyond {condition.threshold:g}"
     )
     yield f"  bucket {condition.bucket:.6f} is {within}"
+
+
+def _filter_lines(step: FilterStep, indent: str) -> Iterator[str]:
+    yield f"{indent}{_claim(step.holds, '+', '-', '?')} {step.key} {step.operator}{_wanted(step)}; {_seen(step)}"
+    for part in step.within:
+        yield from _part_lines(part, f"{indent}  ")
+
+
+def _part_lines(part: FilterStep | TreeStep, indent: str) -> Iterator[str]:
+    if isinstance(part, FilterStep):
+        yield from _filter_lines(part, indent)
+        return
+    yield f"{indent}{_claim(part.holds, '+', '-', '?')} {part.label}"
+    for inner in part.within:
+        yield from _part_lines(inner, f"{indent}  ")
 
 
 def _claim(holds: bool | None, yes: str, no: str, unknown: str = "cannot be told") -> str:
@@ -91,6 +126,8 @@ def _seen(step: FilterStep) -> str:
             return "not set"
         case "not_fetched":
             return "not known"
+        case "derived":
+            return f"{_json(step.seen)}, which follows from the request or from another property"
         case source:
             return f"{_json(step.seen)} from the {source}"
 

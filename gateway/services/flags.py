@@ -59,4 +59,6 @@ class FlagService:
         if evaluation.needs:
             facts = await self._facts.load(snapshot.project_id, context, evaluation.needs, deadline)
             evaluation = evaluation.with_facts(facts)
+            if evaluation.write:
+                self._facts.keep(snapshot.project_id, evaluation.write)
         return Answer(snapshot=snapshot, evaluated_at=now, outcomes=evaluation.outcomes, errors=evaluation.errors)

@@ -11,10 +11,11 @@ from evaluator.evaluate import evaluate
 from evaluator.explain import explain
 from evaluator.snapshot import Snapshot, build_snapshot
 from evaluator.types import Context, Facts, Missing
-from tests.builders import NOW, fragments, results
+from tests.builders import GROUP_TYPES, NOW, fragments, results
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "evaluation"
 FILES = {path.stem: json.loads(path.read_text()) for path in sorted(CORPUS.glob("*.json"))}
+FILES_GROUPS: dict[str, Any] = {kind: {} for kind in GROUP_TYPES}
 CASES = [pytest.param(name, case, id=f"{name}: {case['about']}") for name in FILES for case in FILES[name]["cases"]]
 
 
@@ -23,9 +24,20 @@ def snapshot_of(name: str) -> Snapshot:
 
 
 def facts_of(case: dict[str, Any]) -> Facts:
-    if "missing" in case:
-        return Facts(Missing(**case["missing"]))
-    return Facts(case.get("stored", {}))
+    """What is stored; `missing` says why a part cannot be had, for all parts or by the part's name."""
+    groups = FILES_GROUPS | case.get("groups", {})
+    parts: dict[str, Any] = {
+        "person_properties": case.get("stored", {}),
+        "cohorts": frozenset(case.get("cohorts", ())),
+        "groups": groups,
+        "overrides": case.get("overrides", {}),
+    }
+    missing = case.get("missing", {})
+    for part in parts:
+        why = missing if "code" in missing else missing.get(part)
+        if why is not None:
+            parts[part] = dict.fromkeys(groups, Missing(**why)) if part == "groups" else Missing(**why)
+    return Facts(**parts)
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
@@ -60,10 +72,11 @@ def test_corpus__one_flag_at_a_time__is_answered_the_same(name: str, case: dict[
     snapshot, context, facts = snapshot_of(name), msgspec.convert(case["context"], Context), facts_of(case)
     for key, result in results(evaluate(snapshot, context, facts, NOW)).items():
         alone = evaluate(snapshot, msgspec.structs.replace(context, flag_keys=frozenset({key})), facts, NOW)
-        assert results(alone) == {key: result}
+        assert results(alone)[key] == result
         explanation = explain(snapshot, key, context, facts, NOW)
         assert explanation is not None
         assert explanation.result == result
+        assert msgspec.json.encode(explanation)
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
@@ -73,8 +86,8 @@ def test_corpus__explained_steps__lead_to_the_answer(name: str, case: dict[str, 
     for key, result in results(evaluate(snapshot, context, facts, NOW)).items():
         explanation = explain(snapshot, key, context, facts, NOW)
         assert explanation is not None
-        deciding = [step.index for step in explanation.conditions if step.holds and step.admitted]
-        if result.enabled:
+        deciding = [step.index for step in explanation.conditions if step.verdict == "matched"]
+        if result.reason.code == "condition_match":
             assert deciding == [result.reason.condition_index]
         elif not result.failed:
             assert deciding == []

@@ -11,6 +11,7 @@ from evaluator.evaluate import evaluate
 from evaluator.snapshot import build_snapshot
 from evaluator.types import MAX_DISTINCT_ID_CHARACTERS, Context, Facts, Needs
 from tests.builders import (
+    NOTHING_STORED,
     NOW,
     TIMEOUT,
     UNKNOWN_FACTS,
@@ -20,6 +21,7 @@ from tests.builders import (
     context,
     flag,
     fragments,
+    known,
     person,
     project,
     results,
@@ -53,7 +55,7 @@ def test_needs__of_undecided_flags__name_only_what_could_change_them() -> None:
         flag("later", condition(person("size", "L"), rollout=0), condition(person("shade", "red"))),
         country="FR",
     )
-    assert wanted == Needs(frozenset({"plan", "age", "size", "shade"}))
+    assert wanted == Needs(person_properties=frozenset({"plan", "age", "size", "shade"}))
 
 
 def test_needs__after_an_early_exit_for_sure__stop_there() -> None:
@@ -61,7 +63,7 @@ def test_needs__after_an_early_exit_for_sure__stop_there() -> None:
     first, second = condition(person("size", "L")), condition(person("country", "FR"), rollout=0)
     last = condition(person("team", "x"))
     wanted = needs(flag("exits", first, second, last, filters={"early_exit": True}), country="FR")
-    assert wanted == Needs(frozenset({"size"}))
+    assert wanted == Needs(person_properties=frozenset({"size"}))
 
 
 def test_evaluation__without_facts__fails_undecided_flags_and_says_why() -> None:
@@ -97,7 +99,7 @@ def test_failed_outcomes__of_many_causes__are_kept_within_a_bound() -> None:
 def test_with_facts__present__decides_and_leaves_no_error() -> None:
     """Once the facts are there the answer is whole."""
     first = ask(snapshot(flag("targeted", condition(person("plan", "pro")))), None, UNKNOWN_FACTS)
-    second = first.with_facts(Facts({"plan": "pro"}))
+    second = first.with_facts(known({"plan": "pro"}))
     assert not second.errors
     assert not second.needs
     assert results(second)["targeted"].enabled
@@ -162,7 +164,7 @@ def test_evaluate__for_any_properties_and_id__never_raises(properties: dict[str,
     compiled = snapshot(*flags)
     asked = Context(distinct_id=distinct_id, person_properties=properties)
     assert len(evaluate(compiled, asked, UNKNOWN_FACTS, NOW).outcomes) == len(compiled.flags)
-    assert not evaluate(compiled, asked, Facts({}), NOW).errors
+    assert not evaluate(compiled, asked, NOTHING_STORED, NOW).errors
 
 
 @given(st.lists(json_values, max_size=5))

@@ -4,12 +4,12 @@ import msgspec
 
 from evaluator.explain import Explanation, FilterStep, explain
 from evaluator.types import UNSET, Context, Facts, Runtime
-from tests.builders import NOW, TIMEOUT, condition, context, flag, person, snapshot
+from tests.builders import NOTHING_STORED, NOW, TIMEOUT, condition, context, flag, known, person, snapshot
 
 
 def told(document: dict[str, object], asked: Context | None = None, facts: Facts | None = None) -> Explanation:
     key = str(document["key"])
-    explanation = explain(snapshot(document), key, asked or context(), facts or Facts({}), NOW)
+    explanation = explain(snapshot(document), key, asked or context(), facts or NOTHING_STORED, NOW)
     assert explanation is not None
     return explanation
 
@@ -17,8 +17,8 @@ def told(document: dict[str, object], asked: Context | None = None, facts: Facts
 def test_explain__unknown_or_inactive_flag__is_none() -> None:
     """There is nothing to tell of a flag that is not served."""
     built = snapshot(flag("off", active=False))
-    assert explain(built, "off", context(), Facts({}), NOW) is None
-    assert explain(built, "nowhere", context(), Facts({}), NOW) is None
+    assert explain(built, "off", context(), NOTHING_STORED, NOW) is None
+    assert explain(built, "nowhere", context(), NOTHING_STORED, NOW) is None
 
 
 def test_explain__filters__say_what_was_wanted_seen_and_where_from() -> None:
@@ -28,7 +28,7 @@ def test_explain__filters__say_what_was_wanted_seen_and_where_from() -> None:
         condition(person("plan", "pro"), person("city", "Rome"), person("age", 3, "gt"), person("x", None, "is_set")),
     )
     asked = context(person_properties={"plan": "pro", "x": None})
-    (step,) = told(document, asked, Facts({"city": "Rome"})).conditions
+    (step,) = told(document, asked, known({"city": "Rome"})).conditions
     assert step.filters == (
         FilterStep(key="plan", operator="exact", source="request", holds=True, wanted="pro", seen="pro"),
         FilterStep(key="city", operator="exact", source="store", holds=True, wanted="Rome", seen="Rome"),

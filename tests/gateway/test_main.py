@@ -241,3 +241,48 @@ def test_demo__document__is_without_problems(run: Run) -> None:
     (demo,) = read_document(DEMO.read_bytes())
     assert demo.token == "phc_demo"
     assert {distinct_id for one in demo.persons for distinct_id in one.distinct_ids} >= {"alice", "bob"}
+
+
+def test_explain__groups_cohorts_and_dependencies__are_told_in_depth(run: Run) -> None:
+    """What a cohort is made of, what another flag said, and who is hashed stand in the steps."""
+    cohort = {"id": 4, "name": "Paying", "filters": {"properties": {"type": "AND", "values": [person("plan", "team")]}}}
+    in_cohort = {"key": "id", "type": "cohort", "value": 4}
+    on_first = {"key": "1", "type": "flag", "value": True, "operator": "flag_evaluates_to"}
+    size = {"key": "size", "type": "group", "value": 3, "operator": "gt"}
+    held = {"holdout": {"id": 1, "exclusion_percentage": 0}, "feature_enrollment": True}
+    first = flag("first", condition(in_cohort), id=1, filters=held)
+    second = flag("second", condition(on_first, size), id=2, filters={"aggregation_group_type_index": 0})
+    groups = [{"type": "organization", "key": "acme", "properties": {"size": 5}}]
+    document = project(first, second, persons=[ALICE], cohorts=[cohort], groups=groups, group_types=["organization"])
+    write("in.json", document)
+    run("import", "in.json")
+    _, told, _ = run("explain", "first", "alice")
+    assert told.splitlines()[2:9] == [
+        "  enrollment: not set",
+        "  holdout of 0: bucket 0.235534, let through",
+        "",
+        "condition set 1: its filters hold",
+        "  + id in 4; true from the cohort",
+        "    + cohort 4 (Paying)",
+        "      + all of",
+    ]
+    _, told, _ = run("explain", "second", "alice", "--group", "organization=acme")
+    assert "  + 1 flag_evaluates_to true; true from the flag" in told.splitlines()
+    assert "  + size gt 3; 5 from the store" in told.splitlines()
+    _, told, _ = run("explain", "second", "alice")
+    assert told.splitlines()[-1] == "  there is nobody to hash"
+
+
+def test_explain__derived_and_overridden__says_so(run: Run) -> None:
+    """A property that follows from another, and an identifier kept from before, are told as such."""
+    write("in.json", project(flag("mine", condition(person("distinct_id", "alice"))), persons=[ALICE]))
+    run("import", "in.json")
+    _, told, _ = run("explain", "mine", "alice", "--anon-distinct-id", "anon", "--device-id", "d1")
+    assert '  + distinct_id exact "alice"; "alice", which follows from the request or from another property' in told
+
+
+def test_explain__group_that_is_no_pair__is_wrong_usage(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """A group is named by type and key."""
+    with pytest.raises(SystemExit):
+        run("explain", "--demo", "beta-search", "nobody", "--group", "acme")
+    assert "is not TYPE=KEY" in capsys.readouterr().err

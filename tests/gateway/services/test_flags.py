@@ -2,18 +2,21 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from config.settings import Snapshots
 from evaluator.types import Context
+from gateway.document import WholeProject
 from gateway.errors import AuthenticationFailed, MissingDistinctId, NotAuthenticated, StoreUnavailable
 from gateway.ports import Deadline, Person
 from gateway.services.facts import FactsService
 from gateway.services.flags import Answer, FlagService
 from gateway.services.snapshots import SnapshotService
 from gateway.wire.flags import encode_result
-from tests.fakes import FakeClock
-from tests.gateway.serving import TOKEN, MemoryStore, one_project
+from tests.builders import flag, project
+from tests.fakes import FakeClock, FakeStore
+from tests.gateway.serving import TOKEN, MemoryStore, one_project, settle
 
 CONTEXT = Context(distinct_id="u1")
 
@@ -30,7 +33,10 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 async def service(store: MemoryStore, clock: FakeClock) -> AsyncIterator[FlagService]:
-    async with SnapshotService(store, encode_result, Snapshots(), clock) as snapshots, FactsService(store, 0) as facts:
+    async with (
+        SnapshotService(store, encode_result, Snapshots(), clock) as snapshots,
+        FactsService(store, store, store, reserve_s=0) as facts,
+    ):
         yield FlagService(snapshots, facts, clock)
 
 
@@ -97,3 +103,24 @@ async def test_answer__several_things_wrong__the_token_is_judged_first(service: 
         await service.answer("phc_unknown", None, deadline, disable_flags=True)
     with pytest.raises(MissingDistinctId):
         await service.answer(TOKEN, None, deadline)
+
+
+async def test_answer__with_an_anonymous_id__keeps_the_override() -> None:
+    """People stay in the bucket they had before they were known, also the next time, when only their id is sent."""
+    sticky = flag("sticky", rollout=50, ensure_experience_continuity=True)
+    whole = {**project(sticky), "persons": [{"distinct_ids": ["u1"]}]}
+    store, clock = FakeStore(), FakeClock()
+    await store.import_projects(
+        [msgspec.json.decode(msgspec.json.encode(whole), type=WholeProject)], lambda done, total: None
+    )
+    async with (
+        SnapshotService(store, encode_result, Snapshots(), clock) as snapshots,
+        FactsService(store, store, store, reserve_s=0) as facts,
+    ):
+        service = FlagService(snapshots, facts, clock)
+        asked = Context(distinct_id="u1", anon_distinct_id="anon-7")
+        first = await service.answer("phc_test", asked, Deadline(clock, 5))
+        await settle()
+        second = await service.answer("phc_test", Context(distinct_id="u1"), Deadline(clock, 5))
+    assert await store.load_overrides(1, ("u1",)) == {"sticky": "anon-7"}
+    assert first.outcomes == second.outcomes
