@@ -110,7 +110,27 @@ def misses_a_property(case: Case) -> bool:
     return len(groups) > 1 and any(filter_["key"] not in case[1] for group in groups for filter_ in group["properties"])
 
 
-DIFFERENCES: dict[str, Callable[[Case], bool]] = {"a condition on a property that is not set": misses_a_property}
+def versions_of(case: Case) -> Iterator[tuple[str, str, str]]:
+    for filter_, seen in wanted_of(case):
+        if filter_["operator"].startswith("semver_"):
+            yield filter_["operator"], str(filter_["value"]), str(seen)
+
+
+def has_a_prerelease(case: Case) -> bool:
+    """The SDK leaves prerelease and build out of a version; the service orders by them."""
+    return any("-" in wanted + seen or "+" in wanted + seen for _, wanted, seen in versions_of(case))
+
+
+def has_a_pattern_without_star(case: Case) -> bool:
+    """The SDK takes a whole version as a pattern that only it satisfies; here it is a filter that cannot match."""
+    return any(operator == "semver_wildcard" and "*" not in wanted for operator, wanted, _ in versions_of(case))
+
+
+DIFFERENCES: dict[str, Callable[[Case], bool]] = {
+    "a condition on a property that is not set": misses_a_property,
+    "a version with a prerelease or build": has_a_prerelease,
+    "a version pattern without a star": has_a_pattern_without_star,
+}
 """Why the two may differ in a case; each has to show up."""
 
 
