@@ -23,6 +23,7 @@ from evaluator.match import (
     choose_matcher,
 )
 from evaluator.operators import Predicate, compile_operator
+from evaluator.rules import RulesCompiler
 from evaluator.types import (
     Encode,
     Outcome,
@@ -50,10 +51,13 @@ class Project(msgspec.Struct, frozen=True):
 
 def dependencies_of(document: FlagDocument) -> frozenset[int]:
     """The ids of the flags that this one depends on."""
+    filters = document.filters
+    of_conditions = [condition.properties or [] for condition in filters.groups]
+    of_rules = [rule.targeting.properties for rule in filters.rules]
     return frozenset(
         flag_id
-        for condition in document.filters.groups
-        for filter_ in condition.properties or []
+        for properties in (of_rules if filters.version == 2 else of_conditions)
+        for filter_ in properties
         if filter_.type == "flag" and (flag_id := _flag_id(filter_.key)) is not None
     )
 
@@ -117,7 +121,7 @@ class _FlagCompiler:
     def compile(self) -> Flag:
         document, filters = self.document, self.document.filters
         if filters.version == 2:
-            self.report("unsupported_feature", f"{self.path}.filters.version", "rules are not supported yet")
+            return self.compile_rules(filters.aggregation_group_type_index)
         conditions = tuple(map(self.condition, range(len(filters.groups)), filters.groups))
         if self.broken:
             return off(document, self.encode, UNDECODABLE)
@@ -131,6 +135,16 @@ class _FlagCompiler:
         if enrollment:
             match = enrollment.before(match)
         return Flag(document, self.encode, match, conditions=conditions, enrollment=enrollment, holdout=holdout)
+
+    def compile_rules(self, aggregation: int | None) -> Flag:
+        identify = identity.person if aggregation is None else identity.group(self.compiler.group_type(aggregation))
+        compiler = RulesCompiler(
+            self.document, self.encode, identify, lambda filter_, path: self.filter(filter_, path, aggregation)
+        )
+        match, rules = compiler.compile(self.path)
+        if self.broken:
+            return off(self.document, self.encode, UNDECODABLE)
+        return Flag(self.document, self.encode, match, rules=rules)
 
     def condition(self, index: int, document: ConditionDocument) -> Condition:
         path = f"{self.path}.filters.groups[{index}]"
@@ -212,7 +226,7 @@ class _FlagCompiler:
         held = self.outcome(reason, enabled=True, variant=variant)
         return Holdout(percentage, self.identify(filters.aggregation_group_type_index), held)
 
-    def report(self, code: Literal["undecodable", "unsupported_feature"], path: str, message: str) -> None:
+    def report(self, code: Literal["undecodable"], path: str, message: str) -> None:
         """Note a problem that makes the flag mean something unknown, so that it has to be off."""
         self.broken = True
         self.compiler.problems.append(Problem(code, path, self.document.key, message))

@@ -62,8 +62,43 @@ class HoldoutDocument(msgspec.Struct, frozen=True, kw_only=True):
     exclusion_percentage: float = 0.0
 
 
+class TargetingDocument(msgspec.Struct, frozen=True, kw_only=True):
+    properties: list[FilterDocument] = []
+
+
+class WeightedVariantDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant of an experiment: its share, in percent, of those enrolled, and the value they get."""
+
+    key: str
+    weight: float
+    value: Any = None
+
+
+class SeededHoldoutDocument(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    seed: str
+    exclusion_percentage: float = 0.0
+
+
+class RuleDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule of a flag of configuration version 2. Which fields count depends on the type."""
+
+    id: str
+    rule_type: Literal["targeted_release", "percentage_rollout", "experiment"]
+    targeting: TargetingDocument = TargetingDocument()
+    value: Any = None
+    rollout_percentage: float = 100.0
+    on_rollout_miss: Literal["continue", "return_default"] = "return_default"
+    assignment_algorithm: Literal["sha1_60_v1"] = "sha1_60_v1"
+    seed: str = ""
+    experiment_id: int | None = None
+    paused: bool = False
+    variants: list[WeightedVariantDocument] = []
+    holdout: SeededHoldoutDocument | None = None
+
+
 class FiltersDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """`payloads` maps a variant, or "true", to JSON text. `version` 2 means rules instead of conditions."""
+    """`payloads` maps a variant, or "true", to JSON text. `version` 2 means rules, in place of conditions."""
 
     groups: list[ConditionDocument] = []
     multivariate: MultivariateDocument | None = None
@@ -74,7 +109,9 @@ class FiltersDocument(msgspec.Struct, frozen=True, kw_only=True):
     holdout_groups: list[Any] | None = None
     super_groups: list[Any] | None = None
     early_exit: bool | None = None
-    version: int | None = None
+    version: Literal[1, 2] | None = None
+    default_value: Any = None
+    rules: list[RuleDocument] = []
 
 
 class FlagDocument(msgspec.Struct, frozen=True, kw_only=True):

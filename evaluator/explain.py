@@ -17,6 +17,7 @@ from evaluator.frame import Frame
 from evaluator.gates import Holdout
 from evaluator.hashing import bucket
 from evaluator.match import MATCHED, MISSED, Condition
+from evaluator.rules import CONTINUE
 from evaluator.snapshot import Snapshot
 from evaluator.types import Absence, Context, Facts, FlagResult, Missing, Runtime
 
@@ -47,7 +48,7 @@ class TreeStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 
 
 class ConditionStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A condition: what it came to, whether its filters hold, and its bucket beside its rollout, both in [0, 1].
+    """A condition or rule: what it came to, whether its filters hold, and its bucket beside its rollout, in [0, 1].
 
     `bucket` and `admitted` are None where the request names nobody to hash, or an override was not fetched.
     """
@@ -76,7 +77,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     flag: str
     distinct_id: str
     considered: bool
-    value: str | bool
+    value: object
     result: FlagResult
     override: str | None
     enrollment: FilterStep | None
@@ -101,13 +102,13 @@ def explain(snapshot: Snapshot, flag_key: str, context: Context, facts: Facts, n
     enrollment = _filter_step(flag.enrollment.filter, frame) if flag.enrollment else None
     holdout = _holdout_step(flag.holdout, frame) if flag.holdout else None
     is_settled = (enrollment and enrollment.source != "unset") or (holdout and holdout.held_out)
-    steps = () if is_settled else _condition_steps(flag, frame)
+    steps = () if is_settled else _rule_steps(flag, frame) if flag.rules else _condition_steps(flag, frame)
     overrides = facts.overrides
     return Explanation(
         flag=flag_key,
         distinct_id=context.distinct_id,
         considered=considered,
-        value=result.value,
+        value=result.rule.value if result.rule else result.value,
         result=result,
         override=None if isinstance(overrides, Missing) or not flag.has_continuity else overrides.get(flag_key),
         enrollment=enrollment,
@@ -124,6 +125,24 @@ def _condition_steps(flag: Flag, frame: Frame) -> tuple[ConditionStep, ...]:
         steps.append(_condition_step(condition, frame))
         verdict = condition.judge(frame)
         if verdict is MATCHED or (verdict is MISSED and flag.early_exit):
+            break
+    return tuple(steps)
+
+
+def _rule_steps(flag: Flag, frame: Frame) -> tuple[ConditionStep, ...]:
+    """The rules that were tried; the verdict is what the rule came to."""
+    steps: list[ConditionStep] = []
+    for rule in flag.rules:
+        step = _condition_step(rule.condition, frame)
+        outcome = rule.settle(frame)
+        if step.holds is False:
+            verdict = "unmatched"
+        elif outcome is CONTINUE:
+            verdict = CONTINUE.value
+        else:
+            verdict = outcome.result.reason.code if step.holds else "in_doubt"
+        steps.append(msgspec.structs.replace(step, verdict=verdict))
+        if step.holds and outcome is not CONTINUE:
             break
     return tuple(steps)
 
@@ -147,7 +166,8 @@ def _variant_bucket(flag: Flag, steps: tuple[ConditionStep, ...], frame: Frame) 
     """The bucket that chose a variant, of the last condition tried, which is the one that decided."""
     if not steps:
         return None
-    condition = flag.conditions[steps[-1].index]
+    index = steps[-1].index
+    condition = flag.rules[index].condition if flag.rules else flag.conditions[index]
     identity = condition.identify(frame)
     if isinstance(identity, Absence) or not condition.buckets.thresholds:
         return None

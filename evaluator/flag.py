@@ -9,7 +9,8 @@ from evaluator.definitions import FlagDocument
 from evaluator.frame import Frame, Wanted
 from evaluator.gates import Enrollment, Holdout
 from evaluator.match import Condition, Match, match_everyone, plain_rollout, want_conditions
-from evaluator.types import Encode, FlagResult, Missing, Outcome, Reason, Runtime
+from evaluator.rules import UNRESOLVED, Rule, want_rules
+from evaluator.types import Encode, FlagResult, Missing, Outcome, Reason, RuleAnswer, Runtime
 
 MAX_FAILURES_KEPT: Final = 16
 """Failed outcomes kept per flag. Causes come from a handful of constants; a stranger is encoded each time."""
@@ -35,6 +36,7 @@ class Flag:
         "is_cyclic",
         "match",
         "rollout",
+        "rules",
         "runtime",
     )
 
@@ -47,6 +49,7 @@ class Flag:
         conditions: tuple[Condition, ...] = (),
         enrollment: Enrollment | None = None,
         holdout: Holdout | None = None,
+        rules: tuple[Rule, ...] = (),
     ) -> None:
         self.document = document
         self.contexts = document.contexts
@@ -55,6 +58,7 @@ class Flag:
         self.conditions = conditions
         self.enrollment = enrollment
         self.holdout = holdout
+        self.rules = rules
         self.has_continuity = bool(conditions) and has_continuity(document)
         self.is_cyclic = False
         self.match = match
@@ -64,6 +68,11 @@ class Flag:
 
     def want(self, frame: Frame, wanted: Wanted) -> None:
         """What could still change the outcome; for a flag that `match` left undecided."""
+        if self.document.filters.version == 2:
+            want_rules(self.rules, frame, wanted, self.document.key)
+            if not self.rules:  # Such a flag is undecided for one reason alone.
+                wanted.lacks(UNRESOLVED)
+            return
         if self.enrollment:
             self.enrollment.want(frame, wanted)
         if self.holdout:
@@ -76,7 +85,9 @@ class Flag:
         """The outcome of a flag that could not be decided for want of facts."""
         outcome = self._failures.get(missing)
         if outcome is None:
-            reason = Reason(missing.code, None, missing.description)
+            of_rules = self.document.filters.version == 2
+            code = "error" if of_rules and missing is not UNRESOLVED else missing.code
+            reason = Reason(code, None, missing.description)
             outcome = outcome_of(self.document, self._encode, reason, enabled=False, failed=True)
             if len(self._failures) < MAX_FAILURES_KEPT:
                 self._failures[missing] = outcome
@@ -84,6 +95,16 @@ class Flag:
 
     def __repr__(self) -> str:
         return f"<Flag {self.document.key} with {len(self.conditions)} conditions>"
+
+
+def unresolved(document: FlagDocument, encode: Encode) -> Flag:
+    """A flag of rules whose dependencies cannot be resolved: it fails for everyone."""
+
+    def match(frame: Frame) -> Outcome | None:
+        frame.in_doubt = True
+        return None
+
+    return Flag(document, encode, match)
 
 
 def off(document: FlagDocument, encode: Encode, reason: Reason) -> Flag:
@@ -111,6 +132,7 @@ def outcome_of(
         payload=payload,
         reason=reason,
         failed=failed,
+        rule=RuleAnswer(value=None) if document.filters.version == 2 else None,
     )
     return Outcome(result, encode(result))
 

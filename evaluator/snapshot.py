@@ -13,7 +13,7 @@ import msgspec
 from evaluator.compile import NO_DEPENDENCY, UNDECODABLE, Compiler, Project, dependencies_of
 from evaluator.definitions import CohortDocument, FlagDocument, InvalidDefinitions, ProjectDocument, decode
 from evaluator.dependencies import Graph, build_graph, with_dependencies
-from evaluator.flag import Flag, off
+from evaluator.flag import Flag, off, unresolved
 from evaluator.frame import Frame
 from evaluator.match import Match
 from evaluator.types import Context, Encode, Outcome, Problem, Runtime
@@ -145,7 +145,8 @@ def build_snapshot(document: bytes, version: int, encode: Encode) -> Snapshot:
         if entry.is_broken:
             flag = off(flag_document, encode, UNDECODABLE)
         elif flag_id in graph.cyclic or flag_id in graph.missing:
-            flag = off(flag_document, encode, NO_DEPENDENCY)
+            is_of_rules = flag_document.filters.version == 2
+            flag = unresolved(flag_document, encode) if is_of_rules else off(flag_document, encode, NO_DEPENDENCY)
             flag.is_cyclic = flag_id in graph.cyclic
             what = "are in a cycle" if flag.is_cyclic else "include a flag that does not exist"
             problems.append(Problem("unresolved", entry.path, flag_document.key, f"the flag's dependencies {what}"))

@@ -114,6 +114,13 @@ class ReasonCode(StrEnum):
     NO_GROUP_TYPE = "no_group_type"
     FLAG_DISABLED = "flag_disabled"
     MISSING_DEPENDENCY = "missing_dependency"
+    TARGETING_MATCH = "targeting_match"
+    ROLLOUT_MISS = "rollout_miss"
+    EXPERIMENT_PAUSED = "experiment_paused"
+    HOLDOUT = "holdout"
+    EXPERIMENT_SPLIT = "experiment_split"
+    NO_RULE_MATCH = "no_rule_match"
+    MISSING_GROUP_KEY = "missing_group_key"
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -124,8 +131,19 @@ class Reason(msgspec.Struct, frozen=True):
     description: str
 
 
+class RuleAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a flag of rules adds to its result: a typed value (JSON), and the rule that gave it."""
+
+    value: object
+    rule_type: str | None = None
+    rule_id: str | None = None
+    variant_key: str | None = None
+    experiment_id: int | None = None
+    holdout_id: int | None = None
+
+
 class FlagResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one flag says. `payload` is the stored JSON text, never parsed."""
+    """What one flag says. `payload` is the stored JSON text, never parsed; `rule` is there for flags of rules alone."""
 
     key: str
     id: int
@@ -136,10 +154,11 @@ class FlagResult(msgspec.Struct, frozen=True, kw_only=True):
     payload: str | None
     reason: Reason
     failed: bool = False
+    rule: RuleAnswer | None = None
 
     @property
     def value(self) -> str | bool:
-        """The variant where there is one, else whether the flag is on."""
+        """The variant where there is one, else whether the flag is on; `rule` has the typed value of rules."""
         return self.enabled if self.variant is None else self.variant
 
 
@@ -165,7 +184,7 @@ class Outcome:
 class Problem(msgspec.Struct, frozen=True):
     """Something wrong in a definition: a stable code, the path of it, the flag it spoils (if one), and a sentence."""
 
-    code: Literal["undecodable", "duplicate", "never_matches", "unresolved", "unsupported_feature"]
+    code: Literal["undecodable", "duplicate", "never_matches", "unresolved"]
     path: str
     flag: str | None
     message: str

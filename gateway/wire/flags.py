@@ -6,7 +6,7 @@ asked for. Invariant: `encode_result` and `encode_response` agree on which fragm
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -15,6 +15,9 @@ from evaluator.types import FlagResult, Fragments, Outcome, Reason
 
 RECORD, TYPED_RECORD, LEGACY_VALUE, LEGACY_PAYLOAD, DECIDE_LIST_ENTRY, DECIDE_MAP_ENTRY = range(6)
 """What stands at each index of a result's fragments. A fragment is None where the shape leaves the flag out."""
+
+
+T = TypeVar("T")
 
 
 class Shape(Enum):
@@ -37,7 +40,11 @@ class _Metadata(Struct, kw_only=True):
 
 class _TypedMetadata(_Metadata, kw_only=True):
     config_version: int = 1
+    rule_type: str | UnsetType = UNSET
+    rule_id: str | UnsetType = UNSET
     variant_key: str | UnsetType = UNSET
+    experiment_id: int | UnsetType = UNSET
+    holdout_id: int | UnsetType = UNSET
 
 
 class _Record(Struct, kw_only=True):
@@ -51,7 +58,7 @@ class _Record(Struct, kw_only=True):
 
 class _TypedRecord(Struct, kw_only=True):
     key: str
-    value: str | bool | None
+    value: object
     failed: bool | UnsetType
     reason: Reason
     metadata: _TypedMetadata
@@ -88,16 +95,10 @@ def encode_result(result: FlagResult) -> Fragments:
     )
     typed = _TypedRecord(
         key=result.key,
-        value=None if result.failed else result.value,
+        value=None if result.failed else result.rule.value if result.rule else result.value,
         failed=failed,
         reason=result.reason,
-        metadata=_TypedMetadata(
-            id=result.id,
-            version=result.version,
-            payload=result.payload,
-            has_experiment=result.has_experiment,
-            variant_key=UNSET if result.variant is None else result.variant,
-        ),
+        metadata=_typed_metadata(result),
     )
     value = _member(result.key, result.value)
     return (
@@ -108,6 +109,35 @@ def encode_result(result: FlagResult) -> Fragments:
         msgspec.json.encode(result.key) if result.enabled else None,
         value if result.enabled else None,
     )
+
+
+def _typed_metadata(result: FlagResult) -> _TypedMetadata:
+    """What a typed record says beside its value. Of rules the value itself is the data, so there is no payload."""
+    metadata = _TypedMetadata(
+        id=result.id,
+        version=result.version,
+        payload=result.payload,
+        has_experiment=result.has_experiment,
+        variant_key=_present(result.variant),
+    )
+    rule = result.rule
+    if rule is None:
+        return metadata
+    return msgspec.structs.replace(
+        metadata,
+        config_version=2,
+        payload=None,
+        rule_type=_present(rule.rule_type),
+        rule_id=_present(rule.rule_id),
+        variant_key=_present(rule.variant_key),
+        experiment_id=_present(rule.experiment_id),
+        holdout_id=_present(rule.holdout_id),
+    )
+
+
+def _present(value: T | None) -> T | UnsetType:
+    """The value, or what leaves its member out."""
+    return UNSET if value is None else value
 
 
 def encode_response(

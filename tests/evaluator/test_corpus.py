@@ -54,6 +54,9 @@ def test_corpus__case__is_answered_as_expected(name: str, case: dict[str, Any]) 
         assert result.value == expected["value"], key
         assert [result.reason.code, result.reason.condition_index] == expected["reason"], key
         assert result.failed is expected.get("failed", False), key
+        if "typed" in expected:
+            assert result.rule is not None
+            assert (result.rule.value, type(result.rule.value)) == (expected["typed"], type(expected["typed"])), key
         if "payload" in expected:
             assert result.payload == expected["payload"], key
 

@@ -76,6 +76,12 @@ SHAPES = [
     flag("depends-twice", condition(on(9102), FRENCH), condition(on(9102))),
     flag("depends-in-vain", condition(on(9101), GERMAN)),
 ]
+RULE: dict[str, Any] = {"id": "r", "rule_type": "targeted_release", "targeting": {"properties": [PRO]}, "value": 1}
+HALF: dict[str, Any] = {"rule_type": "percentage_rollout", "rollout_percentage": 0, "on_rollout_miss": "continue"}
+SHAPES += [
+    flag("ruled", filters={"version": 2, "rules": [RULE], "default_value": 0}),
+    flag("ruled-anyway", filters={"version": 2, "rules": [{**RULE, **HALF}, {**RULE, "targeting": {}}]}),
+]
 COHORTS = [
     {"id": 1, "is_static": True},
     {"id": 2, "filters": {"properties": {"type": "OR", "values": [{"type": "AND", "values": [PRO]}]}}},
@@ -129,7 +135,7 @@ def test_degraded_answer__for_every_shape_and_world__keeps_the_contract(missing:
             if result.failed:
                 assert len(outcomes) > 1, f"{key} failed although every world says the same"
                 assert (result.enabled, result.variant, result.payload) == (False, None, None)
-                assert result.reason.code == "timeout"
+                assert result.reason.code == ("error" if result.rule else "timeout")
             else:
                 assert result == healthy[key], f"{key} differs from the healthy answer"
                 assert len(outcomes) == 1, f"{key} was decided although worlds differ"
@@ -155,5 +161,5 @@ def test_healthy_answers__of_all_worlds__show_every_shape_both_ways() -> None:
     """The enumeration means something: every flag that can differ between worlds does."""
     varying = {key for key in HEALTHY[0] if len({msgspec.json.encode(found[key]) for found in HEALTHY}) > 1}
     constant = {"plain", "split", "settled-by-another", "matched-before", "matched-after-a-miss", "sticky-everyone"}
-    constant |= {"group-rollout", "depends-in-vain"}
+    constant |= {"group-rollout", "depends-in-vain", "ruled-anyway"}
     assert varying == set(HEALTHY[0]) - constant

@@ -144,15 +144,6 @@ def test_outcome__shown_to_a_developer__tells_value_and_reason() -> None:
     assert repr(outcome) == "<Outcome shown=True condition_match>"
 
 
-def test_flag__with_rules__is_off_and_says_so() -> None:
-    """A configuration version that is not understood is not guessed at."""
-    built = snapshot(flag("ruled", filters={"version": 2}))
-    assert not results(ask(built))["ruled"].enabled
-    assert [(problem.code, problem.path) for problem in built.problems] == [
-        ("unsupported_feature", "$.flags[0].filters.version")
-    ]
-
-
 def test_reason__of_a_split_in_doubt__is_that_of_the_override() -> None:
     """A flag that fails for its override says so, even where properties are missing for others."""
     missing = Missing("hash_key_override_error", "late")
@@ -176,3 +167,32 @@ def test_needs__as_a_truth__say_whether_there_are_any() -> None:
     assert not Needs()
     for part in (Needs(cohorts=frozenset({1})), Needs(groups={"team": frozenset()}), Needs(overrides=frozenset("a"))):
         assert part
+
+
+def ruled(key: str, *rules: dict[str, Any]) -> dict[str, Any]:
+    documents = [{"id": f"r{index}", "rule_type": "targeted_release", **rule} for index, rule in enumerate(rules)]
+    return flag(key, filters={"version": 2, "rules": documents})
+
+
+def test_needs__of_rules__end_with_the_rule_that_is_sure() -> None:
+    """Rules behind one that is sure to decide ask for nothing."""
+    wants = {"targeting": {"properties": [person("plan", "pro")]}, "value": 1}
+    later = {"targeting": {"properties": [person("team", "x")]}, "value": 3}
+    evaluation = ask(snapshot(ruled("sure", wants, {"value": 2}, later)), None, UNKNOWN_FACTS)
+    assert evaluation.needs == Needs(person_properties=frozenset({"plan"}))
+
+
+def test_rules__with_a_date_and_no_time_zone__are_off() -> None:
+    """A date without a time zone has no meaning in rules either."""
+    dated = {"targeting": {"properties": [person("born", "2000-01-01", "is_date_after")]}, "value": True}
+    built = snapshot(ruled("dated", dated), timezone="Mars/Olympus")
+    result = results(ask(built, context(person_properties={"born": "2020-01-01"})))["dated"]
+    assert (result.enabled, result.reason.code) == (False, "flag_disabled")
+
+
+@pytest.mark.parametrize("version", [0, 3, "2"])
+def test_configuration_version__that_is_not_known__is_not_guessed_at(version: Any) -> None:
+    """A flag of a later version is off and named, whatever else it says."""
+    built = snapshot(flag("later", filters={"version": version}))
+    assert results(ask(built))["later"].reason.code == "flag_disabled"
+    assert built.problems[0].path == "$.flags[0].filters.version"

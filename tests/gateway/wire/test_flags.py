@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evaluator.types import FlagResult, Outcome, Reason
+from evaluator.types import FlagResult, Outcome, Reason, RuleAnswer
 from gateway.wire.flags import MINIMAL_LEGACY, MINIMAL_RECORDS, Shape, encode_response, encode_result
 
 REQUEST_ID = "3b0f3c1e-0d54-4b2a-9c59-2f1b6a7d9e10"
@@ -209,3 +209,38 @@ def test_minimal_answers__are_exact() -> None:
     """What a GET gets has no flags, in the layout of its version."""
     assert msgspec.json.decode(MINIMAL_RECORDS) == {"flags": {}, **MINIMAL_CONFIG}
     assert msgspec.json.decode(MINIMAL_LEGACY) == {"featureFlags": {}, "featureFlagPayloads": {}, **MINIMAL_CONFIG}
+
+
+def test_encode_response__typed_record_of_rules__carries_the_value_and_the_rule() -> None:
+    """A typed value stands as JSON, without a payload, and the metadata tell the rule; older shapes get what fits."""
+    rule = RuleAnswer(value={"max": 3}, rule_type="experiment", rule_id="r1", variant_key="b", experiment_id=9)
+    reason = Reason("experiment_split", 0, "Matched rule 1")
+    result = FlagResult(
+        key="limit",
+        id=9,
+        version=4,
+        has_experiment=False,
+        enabled=True,
+        variant=None,
+        payload='{"max":3}',
+        reason=reason,
+        rule=rule,
+    )
+    members = {
+        "config_version": 2,
+        "rule_type": "experiment",
+        "rule_id": "r1",
+        "variant_key": "b",
+        "experiment_id": 9,
+    }
+    typed = response(Shape.TYPED, result)["flags"]["limit"]
+    assert typed == {
+        "key": "limit",
+        "value": {"max": 3},
+        "reason": msgspec.to_builtins(reason),
+        "metadata": {**metadata(9, 4), **members},
+    }
+    record = response(Shape.RECORDS, result)["flags"]["limit"]
+    assert (record["enabled"], record["variant"], record["metadata"]["payload"]) == (True, None, '{"max":3}')
+    failed = msgspec.structs.replace(result, enabled=False, payload=None, failed=True, rule=RuleAnswer(value=None))
+    assert response(Shape.TYPED, failed)["flags"]["limit"]["value"] is None
