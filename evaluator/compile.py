@@ -15,8 +15,8 @@ from evaluator.cohorts import Cohorts
 from evaluator.definitions import CohortDocument, ConditionDocument, FilterDocument, FlagDocument, HoldoutDocument
 from evaluator.filters import Filter, flag_filter, group_filter, never_filter, person_filter
 from evaluator.flag import Flag, has_continuity, off, outcome_of
-from evaluator.gates import Enrollment, Holdout
-from evaluator.hashing import Buckets, prehashed, threshold_at_most, variant_thresholds
+from evaluator.gates import Enrollment, Holdout, murmur_of_held_out, sha1_of_held_out
+from evaluator.hashing import Buckets, MurmurBuckets, Sha1Buckets, prehashed, threshold_at_most, variant_thresholds
 from evaluator.identity import Identify
 from evaluator.match import (
     Condition,
@@ -47,6 +47,7 @@ class Project(msgspec.Struct, frozen=True):
     group_types: tuple[str, ...]
     cohorts: Mapping[int, tuple[str, CohortDocument]]
     encode: Encode
+    bucketing: Literal["sha1", "murmur3"] = "sha1"
 
 
 def dependencies_of(document: FlagDocument) -> frozenset[int]:
@@ -116,7 +117,12 @@ class _FlagCompiler:
         payloads = {} if document.has_encrypted_payloads else document.filters.payloads or {}
         self.payloads = {name: _payload_text(payload) for name, payload in payloads.items()}
         thresholds = variant_thresholds(variant.rollout_percentage for variant in self.variants)
-        self.buckets = Buckets(prehashed(f"{document.key}."), thresholds)
+        self.by_murmur = compiler.project.bucketing == "murmur3"
+        self.buckets: Buckets = (
+            MurmurBuckets(document.key, thresholds)
+            if self.by_murmur
+            else Sha1Buckets(prehashed(f"{document.key}."), thresholds)
+        )
 
     def compile(self) -> Flag:
         document, filters = self.document, self.document.filters
@@ -224,7 +230,8 @@ class _FlagCompiler:
             return None
         reason = Reason(ReasonCode.HOLDOUT_CONDITION_VALUE, None, "Holdout condition value")
         held = self.outcome(reason, enabled=True, variant=variant)
-        return Holdout(percentage, self.identify(filters.aggregation_group_type_index), held)
+        digest = murmur_of_held_out if self.by_murmur else sha1_of_held_out
+        return Holdout(percentage, self.identify(filters.aggregation_group_type_index), held, digest)
 
     def report(self, code: Literal["undecodable"], path: str, message: str) -> None:
         """Note a problem that makes the flag mean something unknown, so that it has to be off."""

@@ -154,6 +154,7 @@ class ProjectDocument(msgspec.Struct, frozen=True, kw_only=True):
     secret_tokens: list[str] = []
     timezone: str = "UTC"
     property_matching_version: Literal[1, 2] = 1
+    bucketing: Literal["sha1", "murmur3"] = "sha1"
     group_types: list[str] = []
     flags: list[msgspec.Raw] = []
     cohorts: list[msgspec.Raw] = []

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final, cast
 
 from evaluator.frame import Frame, Wanted
+from evaluator.hashing import murmur_digest
 from evaluator.snapshot import Selection, Snapshot
 from evaluator.types import NEVER_ASKED, Context, Facts, Missing, Needs, Outcome, OverrideWrite
 
@@ -92,7 +93,9 @@ def evaluate(snapshot: Snapshot, context: Context, facts: Facts, now: datetime) 
             hashed = prefix()
             hashed.update(identity)
             append(inside if hashed.digest() < threshold else outside)
+        for salt, threshold, inside, outside in selection.murmur_rollouts:
+            append(inside if murmur_digest(salt + identity) < threshold else outside)
     else:  # Its bucket is 0.0 by rule, not by hashing; the matchers know that.
-        outcomes += [flag.match(frame) for flag in selection.flags[: len(selection.rollouts)]]
+        outcomes += [flag.match(frame) for flag in selection.flags[: -len(selection.matchers) or None]]
     outcomes += [match(frame) for match in selection.matchers]
     return Evaluation(snapshot, selection, frame, outcomes)

@@ -8,7 +8,7 @@ from typing import Final
 from evaluator.definitions import FlagDocument
 from evaluator.frame import Frame, Wanted
 from evaluator.gates import Enrollment, Holdout
-from evaluator.match import Condition, Match, match_everyone, plain_rollout, want_conditions
+from evaluator.match import Condition, Match, match_everyone, rollout_row, want_conditions
 from evaluator.rules import UNRESOLVED, Rule, want_rules
 from evaluator.types import Encode, FlagResult, Missing, Outcome, Reason, RuleAnswer, Runtime
 
@@ -62,7 +62,7 @@ class Flag:
         self.has_continuity = bool(conditions) and has_continuity(document)
         self.is_cyclic = False
         self.match = match
-        self.rollout = None if enrollment or holdout else plain_rollout(conditions)
+        self.rollout = None if enrollment or holdout else rollout_row(conditions)
         self._encode = encode
         self._failures: dict[Missing, Outcome] = {}
 

@@ -5,19 +5,31 @@ of facts answers None, and says in `want` which.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Final
 
 from evaluator.filters import Filter
 from evaluator.frame import Frame, Wanted
-from evaluator.hashing import Buckets, prehashed, threshold_at_most
+from evaluator.hashing import murmur_digest, prehashed, threshold_at_most
 from evaluator.identity import Identify
 from evaluator.match import Match
 from evaluator.types import NOT_FETCHED, UNSET, Absence, Outcome
 
 Gate = Callable[[Match], Match]
 
-HOLDOUT_BUCKETS = Buckets(prehashed("holdout-"), [])
-"""The holdout's id is not hashed, so that all holdouts of a project hold out the same people first."""
+
+def sha1_of_held_out(identity: bytes) -> bytes:
+    """The holdout's id is not hashed, so that all holdouts of a project hold out the same people first."""
+    hashed = _HOLDOUT_PREFIX()
+    hashed.update(identity)
+    return hashed.digest()
+
+
+def murmur_of_held_out(identity: bytes) -> bytes:
+    """The same for projects that bucket by murmur3."""
+    return murmur_digest(b"holdout:" + identity)
+
+
+_HOLDOUT_PREFIX: Final = prehashed("holdout-")
 
 
 def is_enrolled(seen: object) -> bool:
@@ -55,9 +67,13 @@ class Enrollment:
 class Holdout:
     """A share of everyone that is kept out, whatever the conditions say."""
 
-    __slots__ = ("held", "identify", "percentage", "threshold")
+    __slots__ = ("digest", "held", "identify", "percentage", "threshold")
 
-    def __init__(self, percentage: float, identify: Identify, held: Outcome) -> None:
+    def __init__(
+        self, percentage: float, identify: Identify, held: Outcome, digest: Callable[[bytes], bytes] = sha1_of_held_out
+    ) -> None:
+        """`digest` hashes the identity; here an empty one is hashed like any other."""
+        self.digest = digest
         self.percentage = min(max(percentage, 0.0), 100.0)
         self.threshold = threshold_at_most(self.percentage / 100)
         self.identify = identify
@@ -69,12 +85,6 @@ class Holdout:
         if isinstance(identity, Absence):
             return None if identity is NOT_FETCHED else False
         return self.digest(identity) < self.threshold
-
-    def digest(self, identity: bytes) -> bytes:
-        """The digest to compare; here an empty identity is hashed like any other."""
-        hashed: Any = HOLDOUT_BUCKETS.prefix()
-        hashed.update(identity)
-        return bytes(hashed.digest())
 
     def before(self, match: Match) -> Match:
         def gated(frame: Frame) -> Outcome | None:

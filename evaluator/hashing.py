@@ -1,6 +1,7 @@
 """Buckets: where an identifier falls between 0 and 1, and the same question asked of raw digest bytes.
 
 The hash is that of PostHog and its SDKs: the first 15 hex digits of sha1, divided by 0xFFFFFFFFFFFFFFF as floats.
+A project may choose murmur3 instead, of which the same digits are taken.
 Invariant: for every digest and fraction, comparing bytes with a threshold gives the same answer as computing the
 float and comparing that; so the hot path never converts a digest to a number.
 """
@@ -12,12 +13,17 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Final, Protocol
 
+import mmh3
+
 LONG_SCALE: Final = float(0xFFFFFFFFFFFFFFF)
 HASH_BITS: Final = 60
 EVERY_DIGEST: Final = b"\xff" * 21
 NO_DIGEST: Final = b""
 ZERO_DIGEST: Final = bytes(20)
 """Stands for the hash of an empty identifier, which by rule is 0.0 and not computed."""
+
+
+murmur_digest: Final = mmh3.mmh3_x64_128_digest
 
 
 class Hash(Protocol):
@@ -75,8 +81,10 @@ def variant_thresholds(percentages: Iterable[float]) -> list[bytes]:
     return [threshold_below(highest) for highest in accumulate(sums, max)]
 
 
-class Buckets:
-    """How identities are hashed for one flag: once for its rollout, and salted for its variants."""
+class Sha1Buckets:
+    """How identities are hashed for one flag by PostHog's service and its SDKs: once for its rollout, and salted for
+    its variants.
+    """
 
     __slots__ = ("prefix", "thresholds")
 
@@ -99,3 +107,32 @@ class Buckets:
     def variant(self, identity: bytes) -> int:
         """The position of the variant that claims the identity; the number of variants when none does."""
         return bisect_right(self.thresholds, self.variant_digest(identity))
+
+
+class MurmurBuckets:
+    """Buckets by murmur3 (x64, 128 bits), for projects whose clients never evaluate by themselves.
+
+    What is hashed is `rollout:<bytes in the key>:<key>:<identity>`, and `variant:...` for the variant, so that no key
+    and identity can be mistaken for another pair, and rollout and variant are independent. The first 60 bits of the
+    digest stand for the bucket, as with sha1; an empty identity is at 0.0 here too.
+    """
+
+    __slots__ = ("prefix", "salted", "thresholds")
+
+    def __init__(self, key: str, thresholds: Sequence[bytes]) -> None:
+        encoded = key.encode(errors="replace")
+        self.prefix = b"rollout:%d:%s:" % (len(encoded), encoded)
+        self.salted = b"variant:%d:%s:" % (len(encoded), encoded)
+        self.thresholds = thresholds
+
+    def rollout_digest(self, identity: bytes) -> bytes:
+        return murmur_digest(self.prefix + identity) if identity else ZERO_DIGEST
+
+    def variant_digest(self, identity: bytes) -> bytes:
+        return murmur_digest(self.salted + identity) if identity else ZERO_DIGEST
+
+    def variant(self, identity: bytes) -> int:
+        return bisect_right(self.thresholds, self.variant_digest(identity))
+
+
+Buckets = Sha1Buckets | MurmurBuckets

@@ -8,13 +8,13 @@ cannot change the outcome is decided without it.
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
 from evaluator.filters import Filter
 from evaluator.frame import Frame, Wanted
-from evaluator.hashing import ZERO_DIGEST, Buckets, Hash
+from evaluator.hashing import ZERO_DIGEST, Buckets, Hash, Sha1Buckets
 from evaluator.identity import Identify, person
 from evaluator.types import NOT_FETCHED, UNSET, Absence, Outcome
 
@@ -22,6 +22,9 @@ Match = Callable[[Frame], Outcome | None]
 
 Rollout = tuple[Callable[[], Hash], bytes, Outcome, Outcome]
 """A flag that is nothing but a rollout: its hash, the threshold, the outcomes inside and outside."""
+
+MurmurRollout = tuple[bytes, bytes, Outcome, Outcome]
+"""The same by murmur3: what is hashed before the identity, the threshold, the outcomes."""
 
 
 class Verdict(Enum):
@@ -171,22 +174,20 @@ def match_everyone(outcome: Outcome) -> Match:
     return match
 
 
-def match_rollout(rollout: Rollout) -> Match:
+def match_rollout(condition: Condition) -> Match:
     """The commonest flag: one condition without filters, a rollout, no split."""
-    prefix, threshold, inside, outside = rollout
+    admits, inside, outside = condition.admits, condition.matched[0], condition.missed
 
     def match(frame: Frame) -> Outcome | None:
-        if identity := frame.identity:
-            hashed = prefix()
-            hashed.update(identity)
-            return inside if hashed.digest() < threshold else outside
-        return inside if threshold > ZERO_DIGEST else outside
+        return inside if admits(frame.identity) else outside
 
     return match
 
 
 def match_split(matched: Sequence[Outcome], buckets: Buckets) -> Match:
     """One condition without filters that takes everyone and splits them in variants."""
+    if not isinstance(buckets, Sha1Buckets):
+        return lambda frame: matched[buckets.variant(frame.identity)]
     prefix, thresholds = buckets.prefix, buckets.thresholds
 
     def match(frame: Frame) -> Outcome | None:
@@ -217,8 +218,8 @@ def choose_matcher(conditions: tuple[Condition, ...], nothing: Outcome, *, early
         return match_everyone(nothing)
     condition = conditions[0]
     if len(conditions) == 1 and condition.identify is person:
-        if rollout := plain_rollout(conditions):
-            return match_rollout(rollout)
+        if is_plain_rollout(conditions):
+            return match_rollout(condition)
         if condition.threshold is None and not condition.filters:
             if len(condition.matched) == 1:
                 return match_everyone(condition.matched[0])
@@ -228,13 +229,19 @@ def choose_matcher(conditions: tuple[Condition, ...], nothing: Outcome, *, early
     return match_conditions(conditions, nothing, early_exit=early_exit)
 
 
-def plain_rollout(conditions: tuple[Condition, ...]) -> Rollout | None:
-    """The row for a flag that is nothing but a rollout of persons; None for any other."""
+def is_plain_rollout(conditions: tuple[Condition, ...]) -> bool:
+    """Whether a flag is nothing but a rollout of persons."""
     if len(conditions) != 1:
+        return False
+    condition = conditions[0]
+    is_bare = not condition.filters and condition.threshold is not None and len(condition.matched) == 1
+    return is_bare and condition.identify is person
+
+
+def rollout_row(conditions: tuple[Condition, ...]) -> Rollout | MurmurRollout | None:
+    """The row for a flag that is nothing but a rollout; None for any other."""
+    if not is_plain_rollout(conditions):
         return None
     condition = conditions[0]
-    if condition.filters or condition.threshold is None or len(condition.matched) > 1:
-        return None
-    if condition.identify is not person:
-        return None
-    return condition.buckets.prefix, condition.threshold, condition.matched[0], condition.missed
+    row = (condition.buckets.prefix, condition.threshold, condition.matched[0], condition.missed)
+    return cast("Rollout | MurmurRollout", row)

@@ -13,7 +13,7 @@ import msgspec
 from evaluator.definitions import FilterDocument, FlagDocument, RuleDocument
 from evaluator.filters import Filter
 from evaluator.frame import Frame, Wanted
-from evaluator.hashing import EVERY_DIGEST, Buckets, prehashed, threshold_at_most, variant_thresholds
+from evaluator.hashing import EVERY_DIGEST, Buckets, Sha1Buckets, prehashed, threshold_at_most, variant_thresholds
 from evaluator.identity import Identify
 from evaluator.match import Condition, Match
 from evaluator.types import UNSET, Absence, Encode, FlagResult, Missing, Outcome, Reason, ReasonCode, RuleAnswer
@@ -134,7 +134,7 @@ class RulesCompiler:
             ),
             percentage=percentage,
             threshold=None if percentage >= 100 else threshold_at_most(percentage / 100),
-            buckets=Buckets(prehashed(f"{document.seed}."), thresholds),
+            buckets=Sha1Buckets(prehashed(f"{document.seed}."), thresholds),
             identify=self.identify,
             is_of_group=False,
             matched=outcomes,
@@ -158,7 +158,7 @@ class RulesCompiler:
         threshold = EVERY_DIGEST if share >= 100 else threshold_at_most(share / 100)
         reason = Reason(ReasonCode.HOLDOUT, index, f"Rule {index + 1} holdout")
         held = self.default(reason, document, holdout_id=holdout.id)
-        return Buckets(prehashed(f"{holdout.seed}."), []), threshold, held
+        return Sha1Buckets(prehashed(f"{holdout.seed}."), []), threshold, held
 
     def default(self, reason: Reason, document: RuleDocument | None, *, holdout_id: int | None = None) -> Outcome:
         """The flag's default value, by the rule that came to it, or by none."""

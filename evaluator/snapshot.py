@@ -15,7 +15,7 @@ from evaluator.definitions import CohortDocument, FlagDocument, InvalidDefinitio
 from evaluator.dependencies import Graph, build_graph, with_dependencies
 from evaluator.flag import Flag, off, unresolved
 from evaluator.frame import Frame
-from evaluator.match import Match
+from evaluator.match import Match, MurmurRollout, Rollout
 from evaluator.types import Context, Encode, Outcome, Problem, Runtime
 
 SURVEY_PREFIX: Final = "survey-targeting-"
@@ -27,14 +27,17 @@ class Selection:
     Of the others, dependencies come before what depends on them, and leave their outcomes in the frame.
     """
 
-    __slots__ = ("continuous", "flags", "is_cyclic", "matchers", "rollouts")
+    __slots__ = ("continuous", "flags", "is_cyclic", "matchers", "murmur_rollouts", "rollouts")
 
     def __init__(self, flags: Iterable[Flag], depended_on: frozenset[int]) -> None:
         flags = tuple(flags)
         plain = [flag for flag in flags if flag.rollout and flag.document.id not in depended_on]
         others = [flag for flag in flags if not flag.rollout or flag.document.id in depended_on]
         self.flags: Sequence[Flag] = (*plain, *others)
-        self.rollouts = tuple(flag.rollout for flag in plain if flag.rollout)
+        rows = [flag.rollout for flag in plain if flag.rollout]
+        # A project has rows of one kind alone, for all of its flags are hashed in one way.
+        self.rollouts: Sequence[Rollout] = [row for row in rows if not isinstance(row[0], bytes)]
+        self.murmur_rollouts: Sequence[MurmurRollout] = [row for row in rows if isinstance(row[0], bytes)]
         self.matchers = tuple(_remembering(flag) if flag.document.id in depended_on else flag.match for flag in others)
         self.continuous = tuple(flag.document.key for flag in flags if flag.has_continuity)
         self.is_cyclic = any(flag.is_cyclic for flag in flags)
@@ -60,6 +63,7 @@ class Snapshot:
         "_graph",
         "_has_contexts",
         "_ids",
+        "bucketing",
         "flags",
         "name",
         "problems",
@@ -85,6 +89,7 @@ class Snapshot:
         self.name = project.name
         self.secret_tokens = frozenset(project.secret_tokens)
         self.version = version
+        self.bucketing = project.bucketing
         self.flags = MappingProxyType({flag.document.key: flag for flag in flags})
         self.problems = tuple(problems)
         self._graph = graph
@@ -101,6 +106,13 @@ class Snapshot:
             runtime: Selection((flag for flag in flags if flag.runtime in kept), graph.depended_on)
             for runtime, kept in runtimes.items()
         }
+
+    @property
+    def local_evaluation_refusal(self) -> str | None:
+        """Why SDKs must not be given these flags to evaluate by themselves; None when they may."""
+        if self.bucketing == "sha1":
+            return None
+        return f"project {self.project_id} buckets by {self.bucketing}, and SDKs only know sha1: they would disagree"
 
     def select(self, context: Context) -> Selection:
         """The flags that a request gets an answer for; with the keys it asks for come the flags they depend on."""
@@ -132,7 +144,9 @@ def build_snapshot(document: bytes, version: int, encode: Encode) -> Snapshot:
     zone = _timezone(project.timezone, problems)
     cohorts = _cohorts(project, problems)
     group_types = tuple(project.group_types)
-    compiler = Compiler(Project(zone, project.property_matching_version, group_types, cohorts, encode))
+    compiler = Compiler(
+        Project(zone, project.property_matching_version, group_types, cohorts, encode, project.bucketing)
+    )
     entries = _entries(project, problems)
     dependencies = {flag_id: dependencies_of(entry.document) for flag_id, entry in entries.items()}
     graph = build_graph(dependencies)

@@ -14,7 +14,8 @@ from evaluator.hashing import (
     LONG_SCALE,
     NO_DIGEST,
     ZERO_DIGEST,
-    Buckets,
+    MurmurBuckets,
+    Sha1Buckets,
     bucket,
     prehashed,
     threshold_at_most,
@@ -35,8 +36,8 @@ def cases(name: str) -> list[Any]:
     return list(json.loads((CORPUS / f"{name}.json").read_text())["cases"])
 
 
-def buckets(flag_key: str, percentages: dict[str, float] | None = None) -> Buckets:
-    return Buckets(prehashed(f"{flag_key}."), variant_thresholds((percentages or {}).values()))
+def buckets(flag_key: str, percentages: dict[str, float] | None = None) -> Sha1Buckets:
+    return Sha1Buckets(prehashed(f"{flag_key}."), variant_thresholds((percentages or {}).values()))
 
 
 @pytest.mark.parametrize("case", cases("texts"), ids=lambda case: case["text"][:40])
@@ -128,3 +129,33 @@ def test_bucket__of_any_identifier__is_in_range_and_stable(flag_key: str, identi
     first = bucket(buckets(flag_key).rollout_digest(identity))
     assert 0.0 <= first <= 1.0
     assert bucket(buckets(flag_key).rollout_digest(identity)) == first
+
+
+@pytest.mark.parametrize("case", cases("murmur3"), ids=lambda case: f"{case['flag']}.{case['identifier']}")
+def test_murmur__for_flag_and_identifier__is_the_pinned_bucket(case: dict[str, Any]) -> None:
+    """What murmur3 says is pinned: a change would move people between buckets."""
+    flag, identity = MurmurBuckets(case["flag"], []), case["identifier"].encode()
+    assert bucket(flag.rollout_digest(identity)) == case["bucket"]
+    assert bucket(flag.variant_digest(identity)) == case["variant_bucket"]
+
+
+def test_murmur__of_rollout_and_variant__are_independent() -> None:
+    """The lower half of a rollout is spread evenly over the variants, which one shared hash would not do."""
+    flag = MurmurBuckets("independent", variant_thresholds([50, 50]))
+    identities = [f"u{number}".encode() for number in range(4000)]
+    included = [identity for identity in identities if flag.rollout_digest(identity) < threshold_at_most(0.1)]
+    first = sum(flag.variant(identity) == 0 for identity in included)
+    assert 300 < len(included) < 500
+    assert 0.4 < first / len(included) < 0.6
+
+
+def test_murmur__of_keys_and_identities_that_join_alike__differ() -> None:
+    """The key's length is hashed, so that `a` with `b:c` is not `a:b` with `c`."""
+    assert MurmurBuckets("a", []).rollout_digest(b"b:c") != MurmurBuckets("a:b", []).rollout_digest(b"c")
+
+
+def test_murmur__of_an_empty_identifier__is_zero() -> None:
+    """The rule for empty identifiers does not depend on the hash."""
+    flag = MurmurBuckets("beta", variant_thresholds([50, 50]))
+    assert flag.rollout_digest(b"") == flag.variant_digest(b"") == ZERO_DIGEST
+    assert flag.variant(b"") == 0

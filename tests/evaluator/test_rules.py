@@ -196,3 +196,29 @@ def test_configuration_version__that_is_not_known__is_not_guessed_at(version: An
     built = snapshot(flag("later", filters={"version": version}))
     assert results(ask(built))["later"].reason.code == "flag_disabled"
     assert built.problems[0].path == "$.flags[0].filters.version"
+
+
+def test_project__that_buckets_by_murmur__answers_alike_however_it_is_asked() -> None:
+    """Rows, matchers and selections agree; holdouts and splits are hashed the same way."""
+    held: dict[str, Any] = {"holdout": {"id": 1, "exclusion_percentage": 50}}
+    flags = [flag("rollout", rollout=50), flag("split", variants={"a": 50, "b": 50}), flag("held", filters=held)]
+    built = snapshot(*flags, bucketing="murmur3")
+    by_sha1 = snapshot(*flags)
+    values: dict[str, set[Any]] = {key: set() for key in built.flags}
+    differs = 0
+    for number in range(200):
+        found = results(ask(built, context(f"u{number}")))
+        for key, result in found.items():
+            values[key].add(result.value)
+            assert results(ask(built, context(f"u{number}", flag_keys=[key]))) == {key: result}
+        differs += found != results(ask(by_sha1, context(f"u{number}")))
+    assert values == {"rollout": {True, False}, "split": {"a", "b"}, "held": {True, "holdout-1"}}
+    assert differs > 100
+    assert results(ask(built, context("")))["rollout"].enabled
+
+
+def test_local_evaluation__of_murmur_buckets__is_refused_with_the_reason() -> None:
+    """SDKs would put people in other buckets, so they must not be handed these flags."""
+    assert snapshot().local_evaluation_refusal is None
+    refusal = snapshot(bucketing="murmur3").local_evaluation_refusal
+    assert refusal == "project 1 buckets by murmur3, and SDKs only know sha1: they would disagree"
