@@ -43,9 +43,11 @@ def flag(position: int) -> dict[str, Any]:
     return {"id": position + 1, "key": f"flag-{position}", "name": "", "active": True, "version": 1, "filters": filters}
 
 
-def project(count: int) -> bytes:
-    """A definitions document with that many flags of the mix."""
-    return msgspec.json.encode({"id": 1, "token": "phc_bench", "flags": [flag(position) for position in range(count)]})
+def project(count: int, make: Callable[[int], dict[str, Any]] = flag, **fields: object) -> bytes:
+    """A definitions document with that many flags, of the mix unless they are made otherwise."""
+    flags = [make(position) for position in range(count)]
+    shared = {"group_types": ["organization"], "cohorts": [COHORT]}
+    return msgspec.json.encode({"id": 1, "token": "phc_bench", "flags": flags, **shared, **fields})
 
 
 def snapshot_of(count: int) -> Snapshot:
@@ -53,9 +55,55 @@ def snapshot_of(count: int) -> Snapshot:
     return build_snapshot(project(count), 1, encode_result)
 
 
+def with_filters(**filters: Any) -> Callable[[int], dict[str, Any]]:
+    """Flags with a rollout and these filters besides."""
+
+    def make(position: int) -> dict[str, Any]:
+        document = flag(position - position % 10)
+        document["filters"] |= filters
+        return {**document, "id": position + 1, "key": f"flag-{position}"}
+
+    return make
+
+
+def with_condition(*properties: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
+    """Flags for those who satisfy these property filters."""
+    return with_filters(groups=[{"properties": list(properties), "rollout_percentage": 100}])
+
+
+def depending(position: int) -> dict[str, Any]:
+    """Flags of which each but the first needs the one before."""
+    if position == 0:
+        return flag(0)
+    before = {"key": str(position), "type": "flag", "operator": "flag_evaluates_to", "value": False}
+    return with_condition(before)(position)
+
+
+COHORT: dict[str, Any] = {
+    "id": 1,
+    "filters": {
+        "properties": {
+            "type": "OR",
+            "values": [
+                {"key": "email", "type": "person", "operator": "icontains", "value": "@example.org"},
+                {"key": "plan", "type": "person", "operator": "exact", "value": "pro"},
+            ],
+        }
+    },
+}
+KINDS: dict[str, tuple[Callable[[int], dict[str, Any]], dict[str, Any]]] = {
+    "mix": (flag, {}),
+    "mix, murmur3": (flag, {"bucketing": "murmur3"}),
+    "group rollouts": (with_filters(aggregation_group_type_index=0), {}),
+    "one cohort, shared by all": (with_condition({"key": "id", "type": "cohort", "value": 1}), {}),
+    "each depends on the one before": (depending, {}),
+    "holdout and rollout": (with_filters(holdout={"id": 1, "exclusion_percentage": 10}), {}),
+}
+
+
 def answering(snapshot: Snapshot) -> Callable[[], bytes]:
     """Evaluating everything and joining the answer's flags."""
-    context = Context(distinct_id=DISTINCT_ID, person_properties=PROPERTIES)
+    context = Context(distinct_id=DISTINCT_ID, person_properties=PROPERTIES, groups={"organization": "acme"})
 
     def answer() -> bytes:
         evaluation = evaluate(snapshot, context, Facts(), NOW)
@@ -104,6 +152,15 @@ def main() -> None:
         )
         ours, bare, sdk = (best[name] / count for name in ("flagstone", "sha1", "sdk"))
         write(f"| {count} | {ours:.0f} | {bare:.0f} | {sdk:.0f} | {sdk / ours:.1f} |\n")
+    write("\n| 100 flags of a kind | ns/flag | beside the mix |\n|---|---|---|\n")
+    kinds = {name: project(100, make, **fields) for name, (make, fields) in KINDS.items()}
+    best = best_ns({name: answering(build_snapshot(kind, 1, encode_result)) for name, kind in kinds.items()})
+    for name, taken in best.items():
+        write(f"| {name} | {taken / 100:.0f} | {taken / best['mix']:.2f} |\n")
+    write("\n| flags of the mix | ns/flag |\n|---|---|\n")
+    best = best_ns({str(count): answering(snapshot_of(count)) for count in (100, 500, 1000, 2000)})
+    for count, taken in best.items():
+        write(f"| {count} | {taken / int(count):.0f} |\n")
     document = project(1000)
     built = best_ns({"build": lambda: build_snapshot(document, 1, encode_result)}, rounds=5, round_s=0.2)["build"]
     tracemalloc.start()
