@@ -124,6 +124,17 @@ class Unavailable(GatewayError):
         super().__init__("A service dependency is temporarily unavailable. Please try again later.", retry_after_s=1)
 
 
+class Stopping(GatewayError):
+    """The process is told to stop, and the time for requests in flight is over."""
+
+    status = 503
+    code = "stopping"
+    json_body = False
+
+    def __init__(self) -> None:
+        super().__init__("The server is stopping. Please try again.", retry_after_s=1)
+
+
 class InternalError(GatewayError):
     def __init__(self) -> None:
         super().__init__("An internal error occurred. Please try again later.")

@@ -18,6 +18,7 @@ from hypercorn.utils import LifespanFailureError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.settings import Server
+from gateway.errors import Stopping, reject
 from gateway.telemetry import log_event
 
 CLOSE_GRACE_S: Final = 2.0
@@ -170,17 +171,19 @@ class Drain:
             if has_begun or not self._is_over:
                 raise
             request.uncancel()
-            await _send_stopping(send_onwards)
+            await reject(_with_cors(scope, send_onwards), Stopping())
         finally:
             self._requests.discard(request)
 
 
-async def _send_stopping(send: Send) -> None:
-    body = b"The server is stopping. Please try again."
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-        (b"retry-after", b"1"),
-    ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _with_cors(scope: Scope, send: Send) -> Send:
+    """Lets a browser read what is sent from out here, beyond the middleware that does so for every other answer."""
+    origin = next((value for name, value in scope["headers"] if name == b"origin"), None)
+
+    async def send_with_cors(message: Message) -> None:
+        if origin and message["type"] == "http.response.start":
+            allowed = [(b"access-control-allow-origin", origin), (b"access-control-allow-credentials", b"true")]
+            message["headers"] = [*message["headers"], *allowed, (b"vary", b"Origin")]
+        await send(message)
+
+    return send_with_cors

@@ -16,6 +16,7 @@ Start = Callable[..., ServerProcess]
 BODY = json.dumps({"token": "phc_demo", "distinct_id": "alice"}).encode()
 HEAD = (
     b"POST /flags?v=2 HTTP/1.1\r\nHost: flagstone\r\nContent-Type: application/json\r\n"
+    b"Origin: https://example.com\r\n"
     b"Content-Length: %d\r\n\r\n" % len(BODY)
 )
 
@@ -94,6 +95,7 @@ def test_serve__told_twice_to_stop__cuts_requests_off(
     head, _, body = read_all(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503")
     assert b"\r\nretry-after: 1" in head
+    assert b"\r\naccess-control-allow-origin: https://example.com" in head
     assert body == b"The server is stopping. Please try again."
     assert server.exit_code() == 0
 
