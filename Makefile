@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?=
 PINS := pyproject.toml deploy/constraints.txt
+NODE_CLIENTS := tests/clients/node
+# Without Node the test of its SDK is skipped, and says so.
+NODE_MODULES := $(if $(shell command -v npm),$(NODE_CLIENTS)/node_modules/.installed)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
@@ -16,7 +19,7 @@ help: ## List the targets
 run: $(VENV)/.runs ## Serve the demo flags on http://127.0.0.1:8000
 	@exec $(BIN)/flagstone serve --demo
 
-test: $(VENV)/.develops ## Run the tests, with full branch coverage of evaluator and config
+test: $(VENV)/.develops $(NODE_MODULES) ## Run the tests, with full branch coverage of evaluator and config
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=
 	$(BIN)/coverage report --include='evaluator/*,config/*' --fail-under=100
@@ -37,7 +40,7 @@ constraints: ## Resolve the newest allowed versions into deploy/constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable > deploy/constraints.txt && touch $(VENV)/.runs $(VENV)/.develops
 
 clean: ## Remove .venv and everything the tools have left behind
-	rm -rf $(VENV) .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.runs: $(PINS) | $(BIN)/python
 	@echo "Installing flagstone into $(VENV)"
@@ -46,6 +49,10 @@ $(VENV)/.runs: $(PINS) | $(BIN)/python
 $(VENV)/.develops: $(PINS) | $(BIN)/python
 	@echo "Installing flagstone and its development tools into $(VENV)"
 	@$(INSTALL) --editable '.[dev]' && touch $@ $(VENV)/.runs
+
+$(NODE_CLIENTS)/node_modules/.installed: $(NODE_CLIENTS)/package-lock.json
+	@echo "Installing the Node SDK for its tests"
+	@cd $(NODE_CLIENTS) && npm ci --silent --no-audit --no-fund && touch node_modules/.installed
 
 $(BIN)/python:
 	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
