@@ -10,7 +10,7 @@ NODE_MODULES := $(if $(shell command -v npm),$(NODE_CLIENTS)/node_modules/.insta
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint bench constraints clean
+.PHONY: help run test check lint bench mutations constraints clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
@@ -34,6 +34,9 @@ check: lint test ## Do everything that CI does
 
 bench: $(VENV)/.develops ## Run the benchmarks
 	$(BIN)/python -m bench.evaluation
+
+mutations: $(VENV)/.develops ## Break the evaluator one rule at a time; some test must fail for each
+	$(BIN)/python -m bench.mutations
 
 constraints: ## Resolve the newest allowed versions into deploy/constraints.txt
 	rm -rf $(VENV) && : > deploy/constraints.txt && $(MAKE) $(VENV)/.develops
