@@ -68,7 +68,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ("the split is not salted", MATCH, 'hashed.update(identity + b"variant")', "hashed.update(identity)"),
     ("an empty identity is hashed", HASHING, "        if not identity:\n            return ZERO_DIGEST", "        if identity is None:\n            return ZERO_DIGEST"),
     ("holdouts hash like rollouts", GATES, 'prehashed("holdout-")', 'prehashed("holdout.")'),
-    ("holdouts are not clamped", GATES, "min(max(percentage, 0.0), 100.0)", "percentage"),
+    ("holdouts hold out half as many", GATES, "threshold_at_most(percentage / 100)", "threshold_at_most(percentage / 200)"),
     ("enrollment that refuses goes on", GATES, "return self.enrolled if is_enrolled(seen) else self.refused", "return self.enrolled if is_enrolled(seen) else match(frame)"),
     ("enrollment is case-sensitive", GATES, 'seen.lower() == "true"', 'seen == "true"'),
     ("an unknown enrollment is none", GATES, "                frame.in_doubt = True\n                return None\n            if seen is UNSET", "                return match(frame)\n            if seen is UNSET"),

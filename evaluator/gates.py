@@ -74,8 +74,8 @@ class Holdout:
     ) -> None:
         """`digest` hashes the identity; here an empty one is hashed like any other."""
         self.digest = digest
-        self.percentage = min(max(percentage, 0.0), 100.0)
-        self.threshold = threshold_at_most(self.percentage / 100)
+        self.percentage = percentage
+        self.threshold = threshold_at_most(percentage / 100)
         self.identify = identify
         self.held = held
 

@@ -13,7 +13,7 @@ import msgspec
 from evaluator.definitions import FilterDocument, FlagDocument, RuleDocument
 from evaluator.filters import Filter
 from evaluator.frame import Frame, Wanted
-from evaluator.hashing import EVERY_DIGEST, Buckets, Sha1Buckets, prehashed, threshold_at_most, variant_thresholds
+from evaluator.hashing import Buckets, Sha1Buckets, prehashed, threshold_at_most, variant_thresholds
 from evaluator.identity import Identify
 from evaluator.match import Condition, Match
 from evaluator.types import UNSET, Absence, Encode, FlagResult, Missing, Outcome, Reason, ReasonCode, RuleAnswer
@@ -154,8 +154,7 @@ class RulesCompiler:
         holdout = document.holdout
         if holdout is None:
             return None
-        share = min(max(holdout.exclusion_percentage, 0.0), 100.0)
-        threshold = EVERY_DIGEST if share >= 100 else threshold_at_most(share / 100)
+        threshold = threshold_at_most(holdout.exclusion_percentage / 100)
         reason = Reason(ReasonCode.HOLDOUT, index, f"Rule {index + 1} holdout")
         held = self.default(reason, document, holdout_id=holdout.id)
         return Sha1Buckets(prehashed(f"{holdout.seed}."), []), threshold, held
