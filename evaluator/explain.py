@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from evaluator.cohorts import Node
+from evaluator.definitions import FilterDocument
 from evaluator.evaluate import evaluate
 from evaluator.filters import Filter
 from evaluator.flag import Flag
@@ -27,7 +28,7 @@ Source = Literal["request", "store", "derived", "unset", "not_fetched", "cohort"
 class FilterStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A filter: what it wanted, what it saw and where that came from. `holds` None: cannot be told.
 
-    `within` are the parts of a cohort.
+    `within` are the parts of a cohort, or the answer of another flag.
     """
 
     key: str
@@ -192,8 +193,19 @@ def _filter_step(filter_: Filter, frame: Frame) -> FilterStep:
         holds=filter_.test(frame),
         wanted=None if document.value is msgspec.UNSET else document.value,
         seen=None if isinstance(seen, Absence) else seen,
-        within=tuple(_part(part, frame) for part in filter_.parts),
+        within=(_dependency(document, frame),)
+        if document.type == "flag"
+        else tuple(_part(part, frame) for part in filter_.parts),
     )
+
+
+def _dependency(document: FilterDocument, frame: Frame) -> TreeStep:
+    """What the other flag said and why; to go further down, explain that flag."""
+    outcome = frame.results.get(int(document.key)) if document.key.isdecimal() else None
+    if outcome is None:
+        return TreeStep(label=f"flag {document.key} is not considered, or cannot be told", holds=None)
+    result = outcome.result
+    return TreeStep(label=f"{result.key}: {result.reason.description}", holds=result.enabled)
 
 
 def _part(part: Node | Filter, frame: Frame) -> FilterStep | TreeStep:

@@ -268,6 +268,7 @@ def test_explain__groups_cohorts_and_dependencies__are_told_in_depth(run: Run) -
     ]
     _, told, _ = run("explain", "second", "alice", "--group", "organization=acme")
     assert "  + 1 flag_evaluates_to true; true from the flag" in told.splitlines()
+    assert "    + first: Matched condition set 1" in told.splitlines()
     assert "  + size gt 3; 5 from the store" in told.splitlines()
     _, told, _ = run("explain", "second", "alice")
     assert told.splitlines()[-1] == "  there is nobody to hash"
