@@ -13,15 +13,14 @@ from typing import Any
 import pytest
 
 from evaluator.evaluate import evaluate
-from tests.builders import NOTHING_STORED, condition, context, flag, person, snapshot
+from tests.builders import NOTHING_STORED, context, snapshot
 from tests.clients.generated import DIFFERENCES as SHARED_DIFFERENCES
-from tests.clients.generated import Case, Disagreements, filters_of, generated_flag, generated_person, wanted_of
+from tests.clients.generated import Case, Disagreements, generated_person, round_of, wanted_of, with_leaves
 
 pytestmark = pytest.mark.client
 
 NODE = Path(__file__).parent / "node"
 ROUNDS = 40
-FLAGS_PER_ROUND = 14
 PERSONS_PER_ROUND = 8
 
 
@@ -90,57 +89,6 @@ def ask_node() -> Callable[[dict[str, Any]], Any]:
         return json.loads(ran.stdout)
 
     return ask
-
-
-def cohort_tree(chance: random.Random) -> dict[str, Any]:
-    """A cohort in the form that the service and the SDKs share."""
-    groups = [
-        {
-            "type": "AND",
-            "values": [{**filter_, "negation": chance.random() < 0.3} for filter_ in filters_of(chance)],
-        }
-        for _ in range(chance.choice((1, 2)))
-    ]
-    return {"type": "OR", "values": [group for group in groups if group["values"]]}
-
-
-def with_leaves(document: dict[str, Any], trees: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """The flag with the filters behind its cohort or dependency, to tell by them why two answers differ."""
-    (first, *_) = document["filters"]["groups"]
-    if any(filter_["type"] == "flag" for filter_ in first["properties"]):
-        return base
-    number = next((str(filter_["value"]) for filter_ in first["properties"] if filter_["type"] == "cohort"), None)
-    if number is None:
-        return document
-    leaves = [leaf for group in trees["1" if number == "3" else number]["values"] for leaf in group["values"]]
-    return {**document, "filters": {"groups": [{"properties": leaves}]}}
-
-
-def round_of(chance: random.Random) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
-    """Definitions for the SDK, the same flags for us, and our cohorts by id."""
-    cohorts = {str(number): cohort_tree(chance) for number in (1, 2)}
-    cohorts["3"] = {"type": "AND", "values": [{"key": "id", "type": "cohort", "value": 1, "negation": False}]}
-    flags = [generated_flag(chance, f"flag-{number}") for number in range(FLAGS_PER_ROUND)]
-    for number in (1, 2, 3):
-        member = {"key": "id", "type": "cohort", "value": number, "operator": chance.choice(("in", "not_in"))}
-        flags.append(flag(f"in-cohort-{number}", condition(member, rollout=chance.choice((100, 60)))))
-    group_plan = {**person("plan", "pro"), "type": "group", "group_type_index": 0}
-    by_group = {"aggregation_group_type_index": 0}
-    flags += [
-        flag("group-rollout", rollout=50, filters=by_group),
-        flag("group-plan", condition(group_plan), filters=by_group),
-    ]
-    base, above = flags[0], flag("above")
-    value = chance.choice((True, False))
-    depends = {"type": "flag", "operator": "flag_evaluates_to", "value": value}
-    theirs = {**depends, "key": base["key"], "dependency_chain": [base["key"]]}
-    ours = {**depends, "key": str(base["id"])}
-    definitions = {
-        "flags": [*flags, {**above, "filters": {"groups": [condition(theirs)]}}],
-        "group_type_mapping": {"0": "organization"},
-        "cohorts": cohorts,
-    }
-    return definitions, [*flags, {**above, "filters": {"groups": [condition(ours)]}}], cohorts
 
 
 def test_node__of_generated_flags_and_persons__agrees(ask_node: Callable[[dict[str, Any]], Any]) -> None:
