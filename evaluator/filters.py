@@ -79,15 +79,8 @@ def person_filter(document: FilterDocument, path: str, predicate: Predicate) -> 
             value = frame.properties.get(other, UNSET)
         return value
 
-    def test(frame: Frame) -> bool | None:
+    def test(frame: Frame) -> bool | None:  # What most filters do, without the call to `seen`.
         value = frame.properties.get(key, frame.absent)
-        if value is NOT_FETCHED:
-            frame.in_doubt = True
-            return None
-        return predicate(value, frame.now)
-
-    def test_with_substitutes(frame: Frame) -> bool | None:
-        value = seen(frame)
         if value is NOT_FETCHED:
             frame.in_doubt = True
             return None
@@ -99,7 +92,20 @@ def person_filter(document: FilterDocument, path: str, predicate: Predicate) -> 
             if other not in frame.properties:
                 wanted.person_property(other, frame.facts)
 
-    return Filter(document, path, test_with_substitutes if others else test, want, seen)
+    return Filter(document, path, _test_of(seen, predicate) if others else test, want, seen)
+
+
+def _test_of(seen: SeenAs, predicate: Predicate) -> Test:
+    """The predicate on the value that is seen, if that is known."""
+
+    def test(frame: Frame) -> bool | None:
+        value = seen(frame)
+        if value is NOT_FETCHED:
+            frame.in_doubt = True
+            return None
+        return predicate(value, frame.now)
+
+    return test
 
 
 def _distinct_id_filter(document: FilterDocument, path: str, predicate: Predicate) -> Filter:
@@ -121,17 +127,10 @@ def group_filter(document: FilterDocument, path: str, predicate: Predicate, kind
             return view.properties.get(key, UNSET if view.key is None else view.key)
         return view.properties.get(key, view.absent)
 
-    def test(frame: Frame) -> bool | None:
-        value = seen(frame)
-        if value is NOT_FETCHED:
-            frame.in_doubt = True
-            return None
-        return predicate(value, frame.now)
-
     def want(frame: Frame, wanted: Wanted) -> None:
         wanted.group_property(kind, key, frame.facts)
 
-    return Filter(document, path, test, want, seen)
+    return Filter(document, path, _test_of(seen, predicate), want, seen)
 
 
 def flag_filter(document: FilterDocument, path: str, flag_id: int) -> Filter:

@@ -43,7 +43,7 @@ def asks_for_an_empty_cohort(case: Case) -> bool:
 
 
 def has_a_condition_left_to_the_service(case: Case) -> bool:
-    """This SDK passes over a condition with an inline flag in a pattern or a number for a date, and a later may match."""
+    """This SDK passes over inline flags in patterns and numbers for dates, and a later condition may match."""
     is_left = any(
         (filter_["operator"].endswith("regex") and "(?" in str(filter_["value"]))
         or (filter_["operator"].startswith("is_date") and isinstance(seen, int))
