@@ -7,6 +7,9 @@ PINS := pyproject.toml deploy/constraints.txt
 NODE_CLIENTS := tests/clients/node
 # Without Node the test of its SDK is skipped, and says so.
 NODE_MODULES := $(if $(shell command -v npm),$(NODE_CLIENTS)/node_modules/.installed)
+# Servers that tests start and no wheel has, taken from Debian's packages without root; elsewhere they must be installed.
+SERVERS := $(if $(shell command -v apt-get),$(VENV)/servers/.extracted)
+SERVER_PACKAGES := pgbouncer redis-server redis-tools libevent-2.1-7 libc-ares2 libjemalloc2 liblua5.1-0 liblzf1 lua-cjson lua-bitop
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
@@ -19,7 +22,7 @@ help: ## List the targets
 run: $(VENV)/.runs ## Serve the demo flags on http://127.0.0.1:8000
 	@exec $(BIN)/flagstone serve --demo
 
-test: $(VENV)/.develops $(NODE_MODULES) ## Run the tests, with full branch coverage of evaluator and config
+test: $(VENV)/.develops $(NODE_MODULES) $(SERVERS) ## Run the tests, with full branch coverage of evaluator and config
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=
 	$(BIN)/coverage report --include='evaluator/*,config/*' --fail-under=100
@@ -56,6 +59,14 @@ $(VENV)/.develops: $(PINS) | $(BIN)/python
 $(NODE_CLIENTS)/node_modules/.installed: $(NODE_CLIENTS)/package-lock.json
 	@echo "Installing the Node SDK for its tests"
 	@cd $(NODE_CLIENTS) && npm ci --silent --no-audit --no-fund && touch node_modules/.installed
+
+$(VENV)/servers/.extracted: Makefile | $(BIN)/python
+	@echo "Fetching servers for the tests into $(VENV)/servers"
+	@rm -rf $(@D) && mkdir -p $(@D)/packages && cd $(@D)/packages && \
+	  { apt-get download -qq $(SERVER_PACKAGES) 2>/dev/null || \
+	    { apt-get update -qq && apt-get download -qq $(SERVER_PACKAGES); } || true; } && \
+	  for package in *.deb; do [ ! -e "$$package" ] || dpkg-deb -x "$$package" ..; done
+	@rm -rf $(@D)/packages && touch $@
 
 $(BIN)/python:
 	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \

@@ -1,45 +1,27 @@
 """The frozen tree of settings: every name with its unit, range, default, and what it does for whom.
 
-No reading of files or variables here (see sources.py). Invariant: every setting has a default, so that a service starts
-from nothing, and a description, which gives the default's reason and which docs/settings.md repeats word for word.
+What stands behind the service is in backends.py; no reading of files or variables here (see sources.py). Invariant:
+every setting has a default, so that a service starts from nothing, and a description, which gives the default's reason
+and which docs/settings.md repeats word for word.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal, get_args, get_origin
 
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
-
-class StoreUrl:
-    """Where the store is, as SCHEME:PATH. Shows itself with any password masked."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    @property
-    def scheme(self) -> str:
-        return self._text.partition(":")[0]
-
-    @property
-    def path(self) -> str:
-        return self._text.partition(":")[2]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StoreUrl) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __str__(self) -> str:
-        # Up to the last "@", for a password may hold one that nobody escaped.
-        return re.sub(r"(://[^:/@]*:).*(?=@)", r"\1***", self._text, flags=re.DOTALL)
-
-    def __repr__(self) -> str:
-        return f"StoreUrl({str(self)!r})"
+from config.address import Address, pool_problems, redis_problems, store_problems
+from config.backends import (
+    Breakers,
+    DefinitionsPool,
+    Disk,
+    Overrides,
+    PersonsPool,
+    Redis,
+    Store,
+    WriterPool,
+)
 
 
 class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,18 +68,6 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 75.0
 
 
-class Store(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where definitions and what is known about persons are kept."""
-
-    url: Annotated[
-        StoreUrl,
-        Meta(
-            description="`file:PATH` or `sqlite:PATH`. The path follows the colon directly and counts from the working "
-            "directory unless it starts with a slash. The default is one file that needs no other service.",
-        ),
-    ] = StoreUrl("sqlite:flagstone.sqlite3")
-
-
 class Snapshots(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How fresh the definitions in memory are, and how much of them is kept."""
 
@@ -106,10 +76,46 @@ class Snapshots(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0.01,
             le=3600,
-            description="How often the version of a served project is compared with the store. A changed flag is in "
-            "force about this much later; comparing a version is cheap.",
+            description="How often the versions of the projects held are compared with the store, all in one query. A "
+            "changed flag is in force at most about this much later, earlier where the store or Redis announces it. A "
+            "random part of up to a quarter, fixed per process and project, is taken off.",
         ),
     ] = 1.0
+    hard_ttl_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=31_536_000,
+            description="Age from which `snapshots.on_hard_ttl` decides about a snapshot that could not be compared "
+            "with any store. A day is longer than any outage should last.",
+        ),
+    ] = 86_400.0
+    on_hard_ttl: Annotated[
+        Literal["serve", "not_ready", "fail"],
+        Meta(
+            description="What becomes of a snapshot past `snapshots.hard_ttl_s`: it is served on, or served while "
+            "readiness says 503 so that a balancer turns elsewhere, or its requests are refused with 503. Old flags "
+            "are better than none, hence the default.",
+        ),
+    ] = "serve"
+    max_loads: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Documents loaded at once by one process, first loads and changed ones together. Bounds what "
+            "a thousand expired projects ask of the store at the same time.",
+        ),
+    ] = 8
+    max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 40,
+            description="What all snapshots in memory may occupy, as estimated from their documents and flags. The "
+            "default is 1 GiB; the ones not asked for longest go first.",
+        ),
+    ] = 1 << 30
     unknown_token_ttl_s: Annotated[
         float,
         Meta(
@@ -147,8 +153,8 @@ class Requests(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             le=60_000,
-            description="Time for a whole request. Well below the 3 s after which PostHog's clients stop waiting for "
-            "flags.",
+            description="Time for a whole request, from its arrival. Well below the 3 s after which PostHog's clients "
+            "stop waiting for flags. A client may shorten it with `X-Request-Timeout-Ms`, never lengthen it.",
         ),
     ] = 1000
     answer_reserve_ms: Annotated[
@@ -202,11 +208,39 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "json"
 
 
+class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where Prometheus reads what the service says of itself."""
+
+    host: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Address to serve `/metrics` on, apart from the public one so that nobody outside reads it.",
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Meta(ge=0, le=65_535, description="Port to serve `/metrics` on; 0 takes any free one and says which."),
+    ] = 8001
+    is_enabled: Annotated[
+        bool,
+        Meta(description="Whether metrics are served at all."),
+    ] = True
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Server = Server()
     store: Store = Store()
+    definitions_pool: DefinitionsPool = DefinitionsPool()
+    persons_pool: PersonsPool = PersonsPool()
+    writer_pool: WriterPool = WriterPool()
+    overrides: Overrides = Overrides()
+    redis: Redis = Redis()
+    disk: Disk = Disk()
+    breakers: Breakers = Breakers()
     snapshots: Snapshots = Snapshots()
     requests: Requests = Requests()
+    metrics: Metrics = Metrics()
     log: Log = Log()
 
 
@@ -216,7 +250,7 @@ FIELDS: Final[Mapping[str, FieldInfo]] = {
 }
 """Every setting by its path ("server.port"), in the order of the tree."""
 
-_NOUNS: Final = {int: "a whole number", float: "a number", str: "text, not empty", StoreUrl: "text"}
+_NOUNS: Final = {int: "a whole number", float: "a number", str: "text", Address: "text", bool: "true or false"}
 
 
 def expects(field: FieldInfo) -> str:
@@ -224,6 +258,8 @@ def expects(field: FieldInfo) -> str:
     shape, meta = get_args(field.type)
     if get_origin(shape) is Literal:
         return " or ".join(f'"{choice}"' for choice in get_args(shape))
+    if meta.min_length:
+        return f"{_NOUNS[shape]}, not empty"
     return _NOUNS[shape] if meta.ge is None else f"{_NOUNS[shape]} from {meta.ge} to {meta.le}"
 
 
@@ -241,18 +277,28 @@ class Problem(Struct, frozen=True):
 
 def check(settings: Settings) -> list[Problem]:
     """Everything that is wrong although each value by itself is of its type and in its range."""
-    return [*_store_problems(settings.store.url), *_request_problems(settings.requests)]
+    return [*_address_problems(settings), *_request_problems(settings.requests), *_breaker_problems(settings.breakers)]
 
 
-def _store_problems(url: StoreUrl) -> Iterator[Problem]:
-    # The value is not repeated: who mistook the scheme may have written a password anywhere in it.
-    if url.scheme not in ("file", "sqlite"):
-        yield Problem(("store.url",), "starts with neither file: nor sqlite:")
-    elif not url.path:
-        yield Problem(("store.url",), f"names no path after {url.scheme}:")
-    elif url.path.startswith("//"):
-        # Elsewhere sqlite:///x is relative to the working directory; taken literally it would be a new file in /.
-        yield Problem(("store.url",), f"the path follows {url.scheme}: directly, without //")
+def _address_problems(settings: Settings) -> Iterator[Problem]:
+    for message in store_problems(settings.store.url):
+        yield Problem(("store.url",), message)
+    for message in redis_problems(settings.redis.url):
+        yield Problem(("redis.url",), message)
+    for section in ("definitions_pool", "persons_pool", "writer_pool"):
+        url: Address = getattr(settings, section).url
+        for message in pool_problems(url):
+            yield Problem((f"{section}.url",), message)
+        if url and not settings.store.url.is_postgres:
+            yield Problem((f"{section}.url", "store.url"), "a pool has a database of its own only beside postgresql://")
+
+
+def _breaker_problems(breakers: Breakers) -> Iterator[Problem]:
+    if breakers.max_open_s < breakers.open_s:
+        yield Problem(
+            ("breakers.max_open_s", "breakers.open_s"),
+            f"a longest time of {breakers.max_open_s} s is below the first of {breakers.open_s} s",
+        )
 
 
 def _request_problems(requests: Requests) -> Iterator[Problem]:
@@ -266,4 +312,16 @@ def _request_problems(requests: Requests) -> Iterator[Problem]:
             ("requests.max_decoded_bytes", "requests.max_body_bytes"),
             f"a decoded body of at most {requests.max_decoded_bytes} bytes rules out received bodies "
             f"of up to {requests.max_body_bytes} bytes",
+        )
+
+
+def advise(settings: Settings) -> Iterator[Problem]:
+    """What works and is probably not meant: bounds that cannot be reached because one around them is smaller."""
+    pool, requests = settings.persons_pool, settings.requests
+    nested_ms = pool.acquire_timeout_ms + pool.statement_timeout_ms
+    available_ms = requests.budget_ms - requests.answer_reserve_ms
+    if settings.store.url.is_postgres and nested_ms > available_ms:
+        yield Problem(
+            ("persons_pool.acquire_timeout_ms", "persons_pool.statement_timeout_ms", "requests.budget_ms"),
+            f"a connection and a statement may take {nested_ms} ms, of which a request waits only {available_ms} ms",
         )

@@ -14,7 +14,8 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import asdict, replace
 
-from config.settings import FIELDS, SECTIONS, Problem, Settings, StoreUrl, check, expects
+from config.address import Address
+from config.settings import FIELDS, SECTIONS, Problem, Settings, check, expects
 
 PREFIX: Final = "FLAGSTONE__"
 """Two underscores: Kubernetes sets FLAGSTONE_PORT and its like for a service of that name."""
@@ -172,17 +173,17 @@ def _converted(given: Given) -> Given | Problem:
     """The same with a value of the setting's type, or what is wrong with it."""
     field = FIELDS[given.path]
     try:
-        value = msgspec.convert(given.value, field.type, strict=not given.is_text, dec_hook=_store_url)
+        value = msgspec.convert(given.value, field.type, strict=not given.is_text, dec_hook=_address)
     except msgspec.ValidationError:
         got = "" if given.is_secret else f", got {_shown(given.value)}"
         return Problem((given.path,), f"expected {expects(field)}{got}", (given.origin,))
     return replace(given, value=value)
 
 
-def _store_url(_: type, value: object) -> StoreUrl:
+def _address(_: type, value: object) -> Address:
     if not isinstance(value, str):
         raise TypeError
-    return StoreUrl(value)
+    return Address(value)
 
 
 def _unreadable(path: str, error: Exception, origin: str) -> Problem:

@@ -71,6 +71,14 @@ def _parser() -> argparse.ArgumentParser:
         "flagstone check --config flagstone.toml",
     )
 
+    _command(
+        commands,
+        "migrate",
+        "migrate:run",
+        "bring the schema of the store's database up to date; safe to repeat",
+        "flagstone migrate --set store.url=postgresql://flagstone@localhost/flagstone",
+    )
+
     importing = _command(
         commands,
         "import",

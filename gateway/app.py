@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
@@ -16,11 +17,14 @@ from config.settings import Settings
 from gateway import wiring
 from gateway.endpoints import flags, ops
 from gateway.endpoints.methods import Methods
-from gateway.errors import NotFound
+from gateway.errors import NotFound, reject
+from gateway.metrics import Metrics
 from gateway.middleware.body_limit import LimitBody
 from gateway.middleware.boundary import ErrorBoundary
 from gateway.middleware.record import RecordRequests
 from gateway.ports import Clock, SystemClock
+
+EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 _FLAGS = Methods(GET=flags.minimal, HEAD=flags.head, POST=flags.evaluate)
 
@@ -36,26 +40,35 @@ ROUTES = [
 
 
 def create_app(
-    settings: Settings, clock: Clock | None = None, open_store: wiring.OpenStore = wiring.open_store
+    settings: Settings,
+    clock: Clock | None = None,
+    open_store: wiring.OpenStore = wiring.open_store,
+    metrics: Metrics | None = None,
 ) -> ASGIApp:
     """The service as one ASGI app. It opens the store in its lifespan, whose state the server must pass on."""
     clock = clock or SystemClock()
+    metrics = metrics or Metrics()
 
     @asynccontextmanager
     async def lifespan(_: object) -> AsyncIterator[wiring.Services]:
-        async with wiring.open_services(settings, clock, open_store) as services:
+        async with wiring.open_services(settings, clock, metrics, open_store) as services:
             yield services
 
     requests = settings.requests
     middleware = [
-        Middleware(RecordRequests, clock, requests.budget_ms / 1000),
+        Middleware(RecordRequests, clock, requests.budget_ms / 1000, metrics),
         Middleware(
             CORSMiddleware,
             allow_origins=["*"],
             allow_methods=["GET", "POST", "OPTIONS", "HEAD"],
             allow_headers=["*"],
             allow_credentials=True,
-            expose_headers=["x-posthog-rate-limit-warning", "x-request-id"],
+            expose_headers=[
+                "x-posthog-rate-limit-warning",
+                "x-request-id",
+                "x-flagstone-snapshot",
+                "x-flagstone-degraded",
+            ],
         ),
         Middleware(ErrorBoundary),
         Middleware(LimitBody, requests.max_body_bytes, requests.body_timeout_s),
@@ -73,3 +86,22 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
         await WebSocketClose()(scope, receive, send)
         return
     raise NotFound
+
+
+class MetricsApp:
+    """GET /metrics for Prometheus, on a listener of its own."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for _ in range(2):
+                message = await receive()
+                await send({"type": f"{message['type']}.complete"})
+        elif scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD"):
+            await Response(self._metrics.render(), media_type=EXPOSITION)(scope, receive, send)
+        elif scope["type"] == "http":
+            await reject(send, NotFound())
+        else:
+            await _not_found(scope, receive, send)

@@ -1,10 +1,11 @@
 """The Protocols that stores fulfil, the Clock, and the Deadline. No implementation but the system clock lives here.
 
-Every method of a store raises StoreError (or a subclass) and nothing else; "not there" is None, never an error.
+Every method of a store raises StoreError (or a subclass) and nothing else; "not there" is an answer, never an error.
+Invariant: a call that is cancelled lets go of what it holds at once, whatever its server does.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -14,17 +15,46 @@ from gateway.document import Progress, WholeProject
 
 
 class Definitions(msgspec.Struct, frozen=True):
-    """A project's definitions document as stored: JSON bytes, and a version that grows with each change."""
+    """A project's definitions document as stored: JSON bytes, and a version that changes with them, usually growing."""
 
+    project_id: int
     version: int
     document: bytes
 
 
-class Person(msgspec.Struct, frozen=True):
-    """What is stored of a person: all properties asked for that are set, and static cohorts they belong to."""
+class FactsQuery(msgspec.Struct, frozen=True):
+    """What is asked of the store for one request. Equal ones have equal answers, so they may share a query.
 
-    properties: Mapping[str, object]
+    The first of `distinct_ids` is the person asked about; `groups` has pairs of group type and key. Only what is named
+    in `properties`, `cohorts` and `group_properties` need be in the answer; None stands for all there is.
+    """
+
+    project_id: int
+    distinct_ids: tuple[str, ...]
+    properties: frozenset[str] | None = frozenset()
+    cohorts: frozenset[int] | None = frozenset()
+    groups: frozenset[tuple[str, str]] = frozenset()
+    group_properties: frozenset[str] | None = frozenset()
+    wants_overrides: bool = False
+
+
+class StoredFacts(msgspec.Struct, frozen=True):
+    """What is stored of the things asked for. Whoever or whatever is not stored has nothing here.
+
+    `groups` maps group types to properties. `overrides` maps flag keys to hash keys; the person of the first id wins.
+    """
+
+    person_properties: Mapping[str, object] = {}
     cohorts: frozenset[int] = frozenset()
+    groups: Mapping[str, Mapping[str, object]] = {}
+    overrides: Mapping[str, str] = {}
+
+
+class LastGood(msgspec.Struct, frozen=True):
+    """Definitions kept on disk, and when they were last known to be current."""
+
+    definitions: Definitions
+    kept_at: datetime
 
 
 class Clock(Protocol):
@@ -69,28 +99,18 @@ class DefinitionStore(Protocol):
         """The definitions of the project with this public token; None says that no project has it."""
         ...
 
-    async def definitions_version(self, token: str) -> int | None:
-        """The current version, cheaper than loading the document; None says that no project has the token."""
+    async def definitions_versions(self, tokens: Sequence[str]) -> Mapping[str, int]:
+        """The current versions by token, cheaper than loading documents. A token left out belongs to no project."""
         ...
 
 
-class PersonStore(Protocol):
-    async def load_person(self, project_id: int, distinct_id: str) -> Person | None:
-        """The person behind a distinct id; None says that there is none."""
-        ...
-
-
-class GroupStore(Protocol):
-    async def load_groups(self, project_id: int, keys: Mapping[str, str]) -> Mapping[str, Mapping[str, object]]:
-        """Properties by group type, for `keys` of group type -> group key. A group not stored is left out."""
+class FactsStore(Protocol):
+    async def load_facts(self, query: FactsQuery) -> StoredFacts:
+        """Everything asked for, in one round trip."""
         ...
 
 
 class OverrideStore(Protocol):
-    async def load_overrides(self, project_id: int, distinct_ids: tuple[str, ...]) -> Mapping[str, str]:
-        """Hash keys by flag key for the persons behind these ids; the person of the first id wins."""
-        ...
-
     async def save_overrides(
         self, project_id: int, distinct_ids: tuple[str, ...], hash_keys: Mapping[str, str]
     ) -> None:
@@ -112,4 +132,57 @@ class TransferStore(Protocol):
 
     async def export_projects(self) -> list[WholeProject]:
         """Everything stored, in an order that depends on nothing else."""
+        ...
+
+
+class SharedCache(Protocol):
+    """Definitions that many processes share. Whatever it loses or refuses, the store still has."""
+
+    async def load_definitions(self, token: str) -> Definitions | None:
+        """The entry of this token; None says that there is none, which says nothing about the project."""
+        ...
+
+    async def definitions_versions(self, tokens: Sequence[str]) -> Mapping[str, int]:
+        """The versions of the entries there are."""
+        ...
+
+    async def claim(self, token: str, ttl_s: float) -> bool:
+        """Whether the caller is the one, of all processes, to load this project from the store for the time given."""
+        ...
+
+    async def keep_definitions(self, token: str, definitions: Definitions) -> int:
+        """Put an entry in the place of an older one, and announce it. The bytes written; 0 when that was not needed."""
+        ...
+
+    async def forget_definitions(self, token: str) -> None:
+        """Take away the entry of a token that no project has any more."""
+        ...
+
+
+class LastGoodStore(Protocol):
+    """The last definitions known to be good, on this machine's disk."""
+
+    async def load_definitions(self, token: str) -> LastGood | None:
+        """What was kept last for this token; None when there is nothing, or nothing sound. Raises nothing."""
+        ...
+
+    def keep_definitions(self, token: str, definitions: Definitions) -> None:
+        """Keep these soon in the place of what was kept before; the same again says that they are still current."""
+        ...
+
+    def forget_definitions(self, token: str) -> None:
+        """Drop soon what was kept for a token that no project has any more."""
+        ...
+
+    async def has_any(self) -> bool:
+        """Whether anything is kept, so that a cold process could answer somebody."""
+        ...
+
+
+class ChangeFeed(Protocol):
+    def changes(self) -> AsyncIterator[int | None]:
+        """Ids of projects as they change. None, which also comes first: messages may have been lost before this.
+
+        Ends with StoreError when the connection is lost; whoever listens calls again, after a pause.
+        """
         ...

@@ -9,7 +9,8 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 from hypercorn.asyncio import serve as run_engine
@@ -35,25 +36,25 @@ class CannotServe(Exception):
     """The process cannot start serving; its text is one sentence for the operator."""
 
 
-def bind(server: Server) -> socket.socket:
-    """A listening socket for the configured address, bound here so that a failure is told plainly."""
+def bind(host: str, port: int, backlog: int) -> socket.socket:
+    """A listening socket for the address, bound here so that a failure is told plainly. Raises CannotServe."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError):
-        raise CannotServe(f"Cannot listen on {server.host}: this machine knows no such host") from None
+        raise CannotServe(f"Cannot listen on {host}: this machine knows no such host") from None
     try:
         # A restarted server must not wait for the old one's closed connections to expire.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         # Two sockets may be bound to one address until one listens, so only listening proves that the port is ours.
-        listener.listen(server.backlog)
+        listener.listen(backlog)
     except OSError as error:
         listener.close()
         why = _BIND_ERRORS.get(error.errno or 0, error.strerror)
-        raise CannotServe(f"Cannot listen on {server.host}:{server.port}: {why}") from None
+        raise CannotServe(f"Cannot listen on {host}:{port}: {why}") from None
     return listener
 
 
@@ -63,7 +64,13 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
-async def serve(app: ASGIApp, server: Server, listener: socket.socket, announce: Callable[[], None]) -> int:
+Aside = tuple[ASGIApp, socket.socket]
+"""A second app on a listener of its own, for operators; it goes on until the first has stopped."""
+
+
+async def serve(
+    app: ASGIApp, server: Server, listener: socket.socket, announce: Callable[[], None], aside: Aside | None = None
+) -> int:
     """The exit code, once told to stop: 0 when all went in order, 1 when connections had to be left open.
 
     `announce` is called when requests are answered. The first SIGTERM or SIGINT lets requests in flight finish until
@@ -97,7 +104,8 @@ async def serve(app: ASGIApp, server: Server, listener: socket.socket, announce:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
-        await engine
+        async with _served_aside(server, aside):
+            await engine
     except asyncio.CancelledError:
         log_event("connections_left_open", logging.ERROR, grace_s=CLOSE_GRACE_S)
         return 1
@@ -105,6 +113,30 @@ async def serve(app: ASGIApp, server: Server, listener: socket.socket, announce:
         # The engine raises this while the app's own exception is on its way out, and that one says what is wrong.
         raise error.__context__ or error from None
     return 0
+
+
+@asynccontextmanager
+async def _served_aside(server: Server, aside: Aside | None) -> AsyncIterator[None]:
+    """Serves the second app meanwhile. Its failing is told of, and costs the first one nothing."""
+    if aside is None:
+        yield
+        return
+    app, listener = aside
+    stop = asyncio.Event()
+
+    async def run() -> None:
+        try:
+            await run_engine(app, _engine_config(server, listener), shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
+        except Exception as error:
+            log_event("metrics_listener_crashed", logging.ERROR, exception=error)
+
+    engine = asyncio.create_task(run())
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait({engine}, timeout=CLOSE_GRACE_S)
+        engine.cancel()
 
 
 def _engine_config(server: Server, listener: socket.socket) -> EngineConfig:

@@ -1,6 +1,7 @@
 """What the service says of itself: one wide line per request, events, and the setup of the log.
 
-No metrics yet. Invariant: every value written is escaped and capped, and of a token only the last four characters.
+Metrics are in metrics.py. Invariant: every value written is escaped and capped, and of a token only the last four
+characters.
 """
 
 import logging
@@ -69,6 +70,8 @@ class RequestRecord:
         "project_id",
         "request_id",
         "shape",
+        "snapshot_age_ms",
+        "snapshot_source",
         "snapshot_version",
         "status",
         "token",
@@ -89,9 +92,15 @@ class RequestRecord:
         self.token: str | None = None
         self.project_id: int | None = None
         self.snapshot_version: int | None = None
+        self.snapshot_source: str | None = None
+        self.snapshot_age_ms: int | None = None
         self.shape: str | None = None
         self.flags: int | None = None
         self.missing: str | None = None
+
+    def duration_s(self) -> float:
+        """Seconds since the request arrived."""
+        return self._clock.monotonic() - self._arrived_at
 
     def emit(self) -> None:
         """Write the line of this request. Its fields are always the same."""
@@ -101,12 +110,14 @@ class RequestRecord:
             method=self.method,
             path=self.path,
             status=self.status,
-            duration_ms=round((self._clock.monotonic() - self._arrived_at) * 1000, 3),
+            duration_ms=round(self.duration_s() * 1000, 3),
             is_cancelled=self.is_cancelled,
             error=self.error,
             token=None if self.token is None else masked(self.token),
             project_id=self.project_id,
             snapshot_version=self.snapshot_version,
+            snapshot_source=self.snapshot_source,
+            snapshot_age_ms=self.snapshot_age_ms,
             shape=self.shape,
             flags=self.flags,
             missing=self.missing,

@@ -1,50 +1,199 @@
 """The only place that picks implementations: which store a URL means, and what the services are made of.
 
-Invariant: what is opened here is closed in the reverse order, whatever happens in between.
+Invariant: what is opened here is closed in the reverse order, whatever happens in between; and nothing that is opened
+waits for a server, so that the process starts, and answers, with everything behind it down.
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol, TypedDict
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Final, Protocol, TypedDict
 
-from config.settings import Settings, StoreUrl
-from gateway.ports import Clock, DefinitionStore, GroupStore, OverrideStore, PersonStore, TransferStore
+from config.backends import Breakers, Pool
+from config.settings import Settings
+from gateway.metrics import Metrics
+from gateway.ports import ChangeFeed, Clock, DefinitionStore, FactsStore, LastGoodStore, OverrideStore, TransferStore
+from gateway.resilience.breaker import Breaker, BreakerPolicy, State
+from gateway.resilience.bulkhead import Bulkhead
+from gateway.resilience.guard import Guard
+from gateway.resilience.token_bucket import TokenBucket
+from gateway.services.changes import ChangeListener
+from gateway.services.compiling import Compiler
+from gateway.services.definitions import DefinitionService, Shared
 from gateway.services.facts import FactsService
 from gateway.services.flags import FlagService
+from gateway.services.overrides import OverrideService
 from gateway.services.snapshots import SnapshotService
 from gateway.stores.file import FileStore
 from gateway.stores.sqlite import SqliteStore
+from gateway.telemetry import log_event
 from gateway.wire.flags import encode_result
 
+QUEUED_PER_SLOT: Final = 16
+"""Calls that may wait for each connection of a pool; the wait itself is bounded by the time each of them has left."""
 
-class Store(DefinitionStore, PersonStore, GroupStore, OverrideStore, TransferStore, Protocol):
+
+class Store(DefinitionStore, FactsStore, OverrideStore, TransferStore, Protocol):
     """What one backend fulfils."""
 
 
-OpenStore = Callable[[StoreUrl], AbstractAsyncContextManager[Store]]
+OpenStore = Callable[[Settings], AbstractAsyncContextManager[Store]]
 
 
 class Services(TypedDict):
     """What endpoints find in the state of a request."""
 
     settings: Settings
+    metrics: Metrics
     snapshots: SnapshotService
     flags: FlagService
 
 
-def open_store(url: StoreUrl) -> AbstractAsyncContextManager[Store]:
-    """The store that the URL names, opened on entry. Its scheme was checked with the settings."""
+def open_store(settings: Settings) -> AbstractAsyncContextManager[Store]:
+    """The store that the settings name, opened on entry. Its scheme was checked with them."""
+    url = settings.store.url
+    if url.is_postgres:
+        from gateway.stores.postgres import PostgresStore
+
+        return PostgresStore(url, settings.definitions_pool, settings.persons_pool, settings.writer_pool)
     return FileStore(url.path) if url.scheme == "file" else SqliteStore(url.path)
 
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, clock: Clock, open_store: OpenStore = open_store
+    settings: Settings, clock: Clock, metrics: Metrics, open_store: OpenStore = open_store
 ) -> AsyncIterator[Services]:
     """Everything that answers requests, until the context is left."""
-    async with (
-        open_store(settings.store.url) as store,
-        SnapshotService(store, encode_result, settings.snapshots, clock) as snapshots,
-        FactsService(store, store, store, reserve_s=settings.requests.answer_reserve_ms / 1000) as facts,
-    ):
-        yield Services(settings=settings, snapshots=snapshots, flags=FlagService(snapshots, facts, clock))
+    async with AsyncExitStack() as opened:
+        enter = opened.enter_async_context
+        store = await enter(open_store(settings))
+        _measure_pools(store, metrics)
+        guards = _Guards(settings.breakers, clock, metrics)
+        definitions = DefinitionService(
+            store,
+            await enter(guards.of_pool("definitions", settings.definitions_pool)),
+            metrics,
+            shared=await _open_shared(opened, settings, clock, guards),
+            disk=await _open_disk(opened, settings, clock, metrics),
+        )
+        snapshots = await enter(
+            SnapshotService(definitions, Compiler(encode_result, metrics), settings.snapshots, clock, metrics)
+        )
+        for source, feed in _feeds(settings):
+            await enter(ChangeListener(source, feed, snapshots.told, clock, metrics))
+        facts = FactsService(
+            store,
+            await enter(guards.of_pool("persons", settings.persons_pool)),
+            metrics,
+            reserve_s=settings.requests.answer_reserve_ms / 1000,
+        )
+        overrides = await enter(
+            OverrideService(
+                store,
+                await enter(guards.of_pool("writer", settings.writer_pool)),
+                metrics,
+                max_queued=settings.overrides.max_queued_writes,
+                timeout_s=settings.overrides.write_timeout_ms / 1000,
+            )
+        )
+        metrics.at_scrape(lambda: metrics.override_writes_queued.set(overrides.queued))
+        flags = FlagService(snapshots, facts, overrides, clock, metrics)
+        yield Services(settings=settings, metrics=metrics, snapshots=snapshots, flags=flags)
+
+
+class _Guards:
+    """Makes the guard of each dependency, with its doings counted."""
+
+    def __init__(self, breakers: Breakers, clock: Clock, metrics: Metrics) -> None:
+        self._breakers = breakers
+        self._clock = clock
+        self._metrics = metrics
+
+    def of_pool(self, name: str, pool: Pool) -> Guard:
+        """A call is slow from half of what it may take."""
+        return self.make(name, pool.max_connections, (pool.acquire_timeout_ms + pool.statement_timeout_ms) / 2)
+
+    def make(self, name: str, slots: int, slow_ms: float) -> Guard:
+        metrics, settings = self._metrics, self._breakers
+        policy = BreakerPolicy(
+            window_s=settings.window_s,
+            min_calls=settings.min_calls,
+            failure_ratio=settings.failure_ratio,
+            slow_ratio=settings.slow_ratio,
+            slow_after_s=slow_ms / 1000,
+            open_s=settings.open_s,
+            max_open_s=settings.max_open_s,
+        )
+
+        def on_change(state: State) -> None:
+            metrics.breaker_changed(name, state)
+            log_event("breaker_changed", dependency=name, state=state.value)
+
+        guard = Guard(
+            name,
+            Breaker(policy, self._clock, on_change=on_change),
+            Bulkhead(slots, slots * QUEUED_PER_SLOT, self._clock),
+            self._clock,
+            on_call=lambda outcome, waited_s, took_s: metrics.called(name, outcome, waited_s, took_s),
+        )
+
+        def measure() -> None:
+            metrics.breaker_state(name, guard.breaker.state)
+            metrics.calls_queued(name, guard.bulkhead.queued)
+
+        metrics.at_scrape(measure)
+        return guard
+
+
+async def _open_shared(opened: AsyncExitStack, settings: Settings, clock: Clock, guards: _Guards) -> Shared | None:
+    redis = settings.redis
+    if not redis.url:
+        return None
+    from gateway.stores.redis import RedisCache
+
+    cache = await opened.enter_async_context(RedisCache(redis))
+    guard = await opened.enter_async_context(guards.make("redis", redis.max_connections, redis.timeout_ms / 2))
+    # A second's worth may come at once.
+    return Shared(
+        cache,
+        guard,
+        timeout_s=(redis.timeout_ms + redis.connect_timeout_ms) / 1000,
+        entries=TokenBucket(redis.max_fills_per_s, max(1.0, redis.max_fills_per_s), clock),
+        bytes=TokenBucket(redis.max_fill_bytes_per_s, redis.max_fill_bytes_per_s, clock),
+    )
+
+
+async def _open_disk(
+    opened: AsyncExitStack, settings: Settings, clock: Clock, metrics: Metrics
+) -> LastGoodStore | None:
+    if not (settings.disk.path and settings.store.url.is_postgres):
+        return None
+    from gateway.stores.disk import DiskStore
+
+    disk = await opened.enter_async_context(DiskStore(settings.disk, clock))
+    metrics.at_scrape(lambda: metrics.disk_writable.set(disk.is_writable))
+    return disk
+
+
+def _feeds(settings: Settings) -> list[tuple[str, ChangeFeed]]:
+    """Whoever announces changes."""
+    feeds: list[tuple[str, ChangeFeed]] = []
+    pool = settings.definitions_pool
+    if settings.store.url.is_postgres and not pool.transaction_pooling:
+        from gateway.stores.postgres_feed import PostgresFeed
+
+        feeds.append(("postgres", PostgresFeed(pool.url or settings.store.url, pool)))
+    if settings.redis.url and settings.redis.url.scheme != "redis+cluster":
+        from gateway.stores.redis_client import RedisFeed
+
+        feeds.append(("redis", RedisFeed(settings.redis)))
+    return feeds
+
+
+def _measure_pools(store: object, metrics: Metrics) -> None:
+    pools = getattr(store, "pools", ())
+
+    def measure() -> None:
+        for pool in pools:
+            metrics.pool(pool.name, in_use=pool.in_use, idle=pool.idle, most=pool.max)
+
+    metrics.at_scrape(measure)

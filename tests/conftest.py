@@ -14,8 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import database, pgbouncer, postgres, redis_server  # noqa: F401 - fixtures for every test
+
 PATIENCE_S = 30.0
 """How long a test waits for a process before it fails. Never reached when all is well."""
+
+
+_FREE_PORTS = ("--set", "server.port=0", "--set", "metrics.port=0")
 
 
 class ServerProcess:
@@ -25,7 +30,7 @@ class ServerProcess:
         self._stderr = folder / "stderr.txt"
         with self._stderr.open("w") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "serve", "--set", "server.port=0", *arguments],
+                [sys.executable, "-m", "gateway", "serve", *_FREE_PORTS, *arguments],
                 cwd=folder,
                 env={name: value for name, value in os.environ.items() if not name.startswith("FLAGSTONE__")},
                 stdout=subprocess.PIPE,
@@ -41,7 +46,7 @@ class ServerProcess:
         return self._stderr.read_text()
 
     def wait_until_ready(self) -> "ServerProcess":
-        """The same, once it answers; `url` and `port` are known from here on."""
+        """The same, once it answers; `url`, `port` and `metrics_url` are known from here on."""
         watchdog = threading.Timer(PATIENCE_S, self._process.kill)
         watchdog.start()
         try:
@@ -50,6 +55,7 @@ class ServerProcess:
             watchdog.cancel()
         assert announced is not None, self.errors
         self.url = announced.split()[-1]
+        self.metrics_url = next(self._stdout).split()[-1]
         self.port = int(self.url.rsplit(":", 1)[1])
         return self
 

@@ -5,11 +5,13 @@ from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from msgspec.structs import replace
+
 from evaluator.definitions import InvalidDefinitions
 from evaluator.types import Problem
 from gateway.document import Progress, WholeProject
 from gateway.errors import StoreError
-from gateway.ports import Definitions, Person
+from gateway.ports import Definitions, FactsQuery, StoredFacts
 
 
 class FakeClock:
@@ -50,34 +52,35 @@ class FakeStore:
     async def load_definitions(self, token: str) -> Definitions | None:
         await self._called("load_definitions")
         project = self._with_token(token)
-        return None if project is None else Definitions(self._versions[project.id], project.definitions())
+        return None if project is None else Definitions(project.id, self._versions[project.id], project.definitions())
 
-    async def definitions_version(self, token: str) -> int | None:
-        await self._called("definitions_version")
-        project = self._with_token(token)
-        return None if project is None else self._versions[project.id]
+    async def definitions_versions(self, tokens: Sequence[str]) -> Mapping[str, int]:
+        await self._called("definitions_versions")
+        found = {token: self._with_token(token) for token in tokens}
+        return {token: self._versions[project.id] for token, project in found.items() if project is not None}
 
-    async def load_person(self, project_id: int, distinct_id: str) -> Person | None:
-        await self._called("load_person")
-        position = self._person(project_id, distinct_id)
+    async def load_facts(self, query: FactsQuery) -> StoredFacts:
+        await self._called("load_facts")
+        project = self._projects.get(query.project_id)
+        if project is None:
+            return StoredFacts()
+        groups = {(group.type, group.key): group.properties for group in project.groups}
+        facts = StoredFacts(
+            groups={kind: groups[kind, key] for kind, key in query.groups if (kind, key) in groups},
+            overrides=self._overrides_of(query) if query.wants_overrides else {},
+        )
+        position = self._person(project.id, query.distinct_ids[0])
         if position is None:
-            return None
-        person = self._projects[project_id].persons[position]
-        return Person(person.properties, frozenset(person.cohorts))
+            return facts
+        person = project.persons[position]
+        return replace(facts, person_properties=person.properties, cohorts=frozenset(person.cohorts))
 
-    async def load_groups(self, project_id: int, keys: Mapping[str, str]) -> Mapping[str, Mapping[str, object]]:
-        await self._called("load_groups")
-        project = self._projects.get(project_id)
-        groups = {} if project is None else {(group.type, group.key): group.properties for group in project.groups}
-        return {kind: groups[kind, key] for kind, key in keys.items() if (kind, key) in groups}
-
-    async def load_overrides(self, project_id: int, distinct_ids: tuple[str, ...]) -> Mapping[str, str]:
-        await self._called("load_overrides")
+    def _overrides_of(self, query: FactsQuery) -> dict[str, str]:
         found: dict[str, str] = {}
-        for distinct_id in reversed(distinct_ids):
-            position = self._person(project_id, distinct_id)
+        for distinct_id in reversed(query.distinct_ids):
+            position = self._person(query.project_id, distinct_id)
             if position is not None:
-                found |= self._overrides.get((project_id, position), {})
+                found |= self._overrides.get((query.project_id, position), {})
         return found
 
     async def save_overrides(

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-from config.settings import StoreUrl
+from config.settings import Settings
 from config.sources import Loaded
 from evaluator.explain import ConditionStep, Explanation, FilterStep, TreeStep, explain
 from evaluator.snapshot import build_snapshot
 from evaluator.types import Context, Facts
 from gateway.commands import CommandFailed
-from gateway.ports import Person, SystemClock, TransferStore
+from gateway.ports import FactsQuery, SystemClock, TransferStore
 from gateway.wiring import open_store
 
 
@@ -28,14 +28,14 @@ def run(loaded: Loaded, args: Namespace) -> int:
         device_id=args.device_id,
         anon_distinct_id=args.anon_distinct_id,
     )
-    explanation = asyncio.run(_explanation(loaded.settings.store.url, args.project, args.flag, context))
+    explanation = asyncio.run(_explanation(loaded.settings, args.project, args.flag, context))
     print(_json(explanation) if args.json else "\n".join(_lines(explanation)))
     return 0
 
 
-async def _explanation(url: StoreUrl, token: str | None, flag: str, context: Context) -> Explanation:
+async def _explanation(settings: Settings, token: str | None, flag: str, context: Context) -> Explanation:
     now = SystemClock().now()
-    async with open_store(url) as store:
+    async with open_store(settings) as store:
         if token is None:
             token = await _only_token(store)
         definitions = await store.load_definitions(token)
@@ -43,12 +43,18 @@ async def _explanation(url: StoreUrl, token: str | None, flag: str, context: Con
             raise CommandFailed(f"No project in the store has the token {token}")
         snapshot = build_snapshot(definitions.document, definitions.version, lambda _: ())
         # A request would load these only if they mattered; they change no answer, and each step can then be told.
-        project_id, distinct_id = snapshot.project_id, context.distinct_id
-        person = await store.load_person(project_id, distinct_id) or Person({})
-        groups = await store.load_groups(project_id, context.groups)
-        overrides = await store.load_overrides(project_id, tuple(filter(None, (distinct_id, context.anon_distinct_id))))
-    every_group = {kind: groups.get(kind, {}) for kind in context.groups}
-    facts = Facts(person.properties, person.cohorts, every_group, overrides)
+        query = FactsQuery(
+            snapshot.project_id,
+            tuple(filter(None, (context.distinct_id, context.anon_distinct_id))),
+            properties=None,
+            cohorts=None,
+            groups=frozenset(context.groups.items()),
+            group_properties=None,
+            wants_overrides=True,
+        )
+        stored = await store.load_facts(query)
+    groups = {kind: stored.groups.get(kind, {}) for kind in context.groups}
+    facts = Facts(stored.person_properties, stored.cohorts, groups, stored.overrides)
     explanation = explain(snapshot, flag, context, facts, now)
     if explanation is None:
         problems = [problem for problem in snapshot.problems if problem.flag == flag]

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from config.settings import StoreUrl
+from config.settings import Settings
 from config.sources import Loaded
 from evaluator.snapshot import build_snapshot
 from gateway.commands import CommandFailed
@@ -29,13 +29,13 @@ def run_import(loaded: Loaded, args: Namespace) -> int:
     for warning in _warnings(projects):
         print(f"warning: {warning}", file=sys.stderr)
     if not args.dry_run:
-        asyncio.run(_store(loaded.settings.store.url, projects))
+        asyncio.run(_store(loaded.settings, projects))
     print(f"{'Nothing wrong; would import' if args.dry_run else 'Imported'} {_summary(projects)}")
     return 0
 
 
 def run_export(loaded: Loaded, args: Namespace) -> int:
-    document = write_document(asyncio.run(_stored(loaded.settings.store.url)))
+    document = write_document(asyncio.run(_stored(loaded.settings)))
     if args.output is None:
         sys.stdout.buffer.write(document)
         sys.stdout.flush()
@@ -47,13 +47,13 @@ def run_export(loaded: Loaded, args: Namespace) -> int:
     return 0
 
 
-async def _store(url: StoreUrl, projects: Sequence[WholeProject]) -> None:
-    async with open_store(url) as store:
+async def _store(settings: Settings, projects: Sequence[WholeProject]) -> None:
+    async with open_store(settings) as store:
         await store.import_projects(projects, Progress(SystemClock()))
 
 
-async def _stored(url: StoreUrl) -> list[WholeProject]:
-    async with open_store(url) as store:
+async def _stored(settings: Settings) -> list[WholeProject]:
+    async with open_store(settings) as store:
         return await store.export_projects()
 
 

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from config.settings import Settings
+from gateway.metrics import Metrics, Phase
 from gateway.services.flags import FlagService
 from gateway.telemetry import RequestRecord
 from gateway.wire.flags import MINIMAL_LEGACY, MINIMAL_RECORDS, encode_response
@@ -21,6 +22,8 @@ async def evaluate(request: Request) -> Response:
     settings: Settings = scope["state"]["settings"]
     service: FlagService = scope["state"]["flags"]
     record: RequestRecord = scope["state"]["record"]
+    metrics: Metrics = scope["state"]["metrics"]
+    metrics.phase(Phase.BODY, record.duration_s())
     query = read_query(
         await request.body(),
         read_parameters(scope["query_string"]),
@@ -30,17 +33,24 @@ async def evaluate(request: Request) -> Response:
     )
     record.token, record.shape = query.token, query.shape.value
     answer = await service.answer(query.token, query.context, record.deadline, disable_flags=query.disable_flags)
-    record.project_id, record.snapshot_version = answer.snapshot.project_id, answer.snapshot.version
-    record.flags, record.missing = len(answer.outcomes), answer.missing
+    snapshot, missing, age_ms = answer.snapshot, answer.missing, int(answer.age_s * 1000)
+    record.project_id, record.snapshot_version = snapshot.project_id, snapshot.version
+    record.snapshot_source, record.snapshot_age_ms = answer.source, age_ms
+    record.flags, record.missing = len(answer.outcomes), missing
+    answered_s = record.duration_s()
     body = encode_response(
         query.shape,
         answer.outcomes,
         errors=answer.errors,
         request_id=record.request_id,
         evaluated_at_ms=int(answer.evaluated_at.timestamp() * 1000),
-        config_for_flags=bool(answer.snapshot.flags) if query.with_config else None,
+        config_for_flags=bool(snapshot.flags) if query.with_config else None,
     )
-    return Response(body, media_type=MEDIA_TYPE)
+    metrics.phase(Phase.ENCODE, record.duration_s() - answered_s)
+    headers = {"x-flagstone-snapshot": f"{snapshot.version}; age_ms={age_ms}; source={answer.source}"}
+    if missing is not None:
+        headers["x-flagstone-degraded"] = missing
+    return Response(body, media_type=MEDIA_TYPE, headers=headers)
 
 
 async def minimal(request: Request) -> Response:

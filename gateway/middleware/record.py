@@ -1,22 +1,35 @@
-"""Gives each request its record and its id, and writes its one line to the log when it is over.
+"""Gives each request its record, its id and its deadline, and tells of it once when it is over: a line, and metrics.
 
-Invariant: exactly one line per request, also when it crashed or was cancelled.
+Invariant: exactly one line per request, also when it crashed or was cancelled; and no client gets more time than it is
+due.
 """
 
 import asyncio
 import uuid
+from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.metrics import Metrics
 from gateway.ports import Clock
 from gateway.telemetry import RequestRecord
 
+MAX_DIGITS: Final = 9
+_ENDPOINTS: Final = {
+    "/flags": "flags",
+    "/decide": "decide",
+    "/_readiness": "readiness",
+    "/_liveness": "liveness",
+    "": "root",
+}
+
 
 class RecordRequests:
-    def __init__(self, app: ASGIApp, clock: Clock, budget_s: float) -> None:
+    def __init__(self, app: ASGIApp, clock: Clock, budget_s: float, metrics: Metrics) -> None:
         self._app = app
         self._clock = clock
         self._budget_s = budget_s
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -25,7 +38,7 @@ class RecordRequests:
         headers = dict(scope["headers"])
         record = RequestRecord(
             self._clock,
-            self._budget_s,
+            _budget_s(headers.get(b"x-request-timeout-ms"), self._budget_s),
             request_id=_request_id(headers.get(b"x-request-id")),
             method=scope["method"],
             path=scope["path"],
@@ -40,13 +53,24 @@ class RecordRequests:
                 message["headers"] = [*message["headers"], id_header]
             await send(message)
 
+        self._metrics.requests_in_flight.inc()
         try:
             await self._app(scope, receive, send_onwards)
         except asyncio.CancelledError:
             record.is_cancelled = True
             raise
         finally:
+            self._metrics.requests_in_flight.dec()
+            endpoint = _ENDPOINTS.get(record.path.rstrip("/"), "other")
+            self._metrics.request_ended(endpoint, record.status, record.duration_s())
             record.emit()
+
+
+def _budget_s(given: bytes | None, most_s: float) -> float:
+    """The time a client is willing to wait, if it said so in whole milliseconds, but never more than it is due."""
+    if given is not None and given.isdigit():
+        return min(int(given[:MAX_DIGITS]) / 1000, most_s)
+    return most_s
 
 
 def _request_id(given: bytes | None) -> str:

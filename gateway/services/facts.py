@@ -1,154 +1,96 @@
 """Loads what Needs names, inside the deadline; what cannot be had is named in the Facts, never raised.
 
-Invariant: a store that hangs holds neither the request nor an unbounded number of tasks.
+How a store that fails is spared lives in the guard. Invariant: a store that hangs never holds a request beyond its
+deadline less the time kept back to answer.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from evaluator.types import NEVER_ASKED, Context, Facts, Missing, Needs, OverrideWrite
+from evaluator.types import NEVER_ASKED, Context, Facts, Missing, Needs
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
-from gateway.ports import Deadline, GroupStore, OverrideStore, Person, PersonStore
+from gateway.metrics import Metrics
+from gateway.ports import Deadline, FactsQuery, FactsStore, StoredFacts
+from gateway.resilience.guard import Guard
 from gateway.telemetry import Outage, log_event
 
-MAX_ABANDONED: Final = 64
-"""Loads given up that have not ended yet. With this many, the store is taken to be hanging and is not asked."""
-MAX_WRITES: Final = 64
-"""Writes of overrides under way. They are made once per person and flag, so more than this is a store in trouble."""
-WRITE_TIMEOUT_S: Final = 5.0
-CLOSE_TIMEOUT_S: Final = 1.0
-"""How long closing waits for loads it cancelled; an adapter that does not react must not hold the process."""
-
-NOBODY: Final = Person({})
 NO_OVERRIDES: Final = Missing("hash_key_override_error", "The stored identifier to hash could not be fetched")
-
-T = TypeVar("T")
 
 _DESCRIPTIONS: Final = {
     StoreTimeout.missing_code: "Stored properties did not arrive in time",
     StoreUnavailable.missing_code: "The store of properties cannot be reached",
     StoreError.missing_code: "The store of properties failed",
 }
-
-
-def _missing(code: str) -> Missing:
-    return Missing(code, _DESCRIPTIONS.get(code, _DESCRIPTIONS[StoreError.missing_code]))
+_MISSING: Final = {code: Missing(code, description) for code, description in _DESCRIPTIONS.items()}
 
 
 class FactsService:
-    """Use as an async context manager: it owns the loads it gave up on, and cancels them when closed."""
-
-    def __init__(self, persons: PersonStore, groups: GroupStore, overrides: OverrideStore, *, reserve_s: float) -> None:
-        self._persons = persons
-        self._groups = groups
-        self._overrides = overrides
+    def __init__(self, store: FactsStore, guard: Guard, metrics: Metrics, *, reserve_s: float) -> None:
+        self._store = store
+        self._guard = guard
+        self._metrics = metrics
         self._reserve_s = reserve_s
-        self._abandoned: set[asyncio.Task[Any]] = set()
-        self._writes: set[asyncio.Task[None]] = set()
-        self._outages = {part: Outage(f"{part}_store") for part in ("person", "group", "override")}
+        self._outage = Outage("facts_store")
 
     def __repr__(self) -> str:
-        return f"<FactsService {len(self._abandoned)}/{MAX_ABANDONED} abandoned, {len(self._writes)} writes>"
-
-    async def __aenter__(self) -> "FactsService":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for load in self._abandoned:
-            load.cancel()
-        if pending := self._abandoned | self._writes:
-            await asyncio.wait(pending, timeout=CLOSE_TIMEOUT_S)
+        return f"<FactsService {self._guard!r}>"
 
     async def load(self, project_id: int, context: Context, needs: Needs, deadline: Deadline) -> Facts:
-        """The facts in `needs`, as far as they came before the deadline less the time reserved for answering.
+        """The facts in `needs`, if they came before the deadline less the time reserved for answering.
 
-        The parts are loaded at the same time; what fails one leaves the others.
+        One round trip, which identical requests at the same time share; nothing is kept beyond that.
         """
-        if not needs:
-            return Facts()
-        time_left_s = deadline.remaining_s() - self._reserve_s
-        keys = {kind: context.groups[kind] for kind in needs.groups}
-        ids = (context.distinct_id, *([context.anon_distinct_id] if context.anon_distinct_id else []))
-        wants_person = bool(needs.person_properties or needs.cohorts)
-        person, groups, overrides = await asyncio.gather(
-            self._part("person", wants_person, lambda: self._person(project_id, context.distinct_id), time_left_s),
-            self._part("group", bool(keys), lambda: self._groups.load_groups(project_id, keys), time_left_s),
-            self._part(
-                "override",
-                bool(needs.overrides),
-                lambda: self._overrides.load_overrides(project_id, ids),
-                time_left_s,
-            ),
-        )
-        return Facts(
-            person_properties=person if isinstance(person, Missing) else person.properties,
-            cohorts=person if isinstance(person, Missing) else person.cohorts,
-            groups={kind: groups if isinstance(groups, Missing) else groups.get(kind, {}) for kind in keys},
-            overrides=NO_OVERRIDES if isinstance(overrides, Missing) and needs.overrides else overrides,
-        )
-
-    def keep(self, project_id: int, write: OverrideWrite) -> None:
-        """Keep overrides, after the answer and without anybody waiting; dropped when too many are under way."""
-        if len(self._writes) >= MAX_WRITES:
-            log_event("override_write_dropped", logging.WARNING, project_id=project_id)
-            return
-        task = asyncio.ensure_future(self._keep(project_id, write))
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-
-    async def _keep(self, project_id: int, write: OverrideWrite) -> None:
-        saving = self._overrides.save_overrides(project_id, write.distinct_ids, write.hash_keys)
+        query = _query(project_id, context, needs)
         try:
-            await asyncio.wait_for(saving, WRITE_TIMEOUT_S)
-        except (StoreError, TimeoutError) as error:
-            self._outages["override"].failed(error)
-        except Exception as error:  # A bug in an adapter must not pass unseen because nobody waits.
-            log_event("override_write_crashed", logging.ERROR, exception=error)
-
-    async def _person(self, project_id: int, distinct_id: str) -> Person:
-        return await self._persons.load_person(project_id, distinct_id) or NOBODY
-
-    async def _part(
-        self, part: str, is_wanted: bool, load: Callable[[], Coroutine[Any, Any, T]], time_left_s: float
-    ) -> T | Missing:
-        """What the load gives, or why it cannot be had."""
-        if not is_wanted:
-            return NEVER_ASKED
-        if time_left_s <= 0:
-            return _missing(StoreTimeout.missing_code)
-        try:
-            loaded = await self._bounded(load, time_left_s)
+            stored = await self._guard.call(
+                lambda: self._store.load_facts(query), deadline.remaining_s() - self._reserve_s, query
+            )
         except StoreError as error:
-            self._outages[part].failed(error)
-            return _missing(error.missing_code)
+            self._outage.failed(error)
+            return self._without(needs, _MISSING[error.missing_code])
         except Exception as error:  # A bug in an adapter costs the flags that need it, not the answer.
             log_event("facts_crashed", logging.ERROR, exception=error)
-            return _missing(StoreError.missing_code)
-        self._outages[part].succeeded()
-        return loaded
+            return self._without(needs, _MISSING[StoreError.missing_code])
+        self._outage.succeeded()
+        return _facts(needs, stored)
 
-    async def _bounded(self, load: Callable[[], Coroutine[Any, Any, T]], time_left_s: float) -> T:
-        if len(self._abandoned) >= MAX_ABANDONED:
-            raise StoreUnavailable("too many loads that were given up have not ended")
-        loading = asyncio.ensure_future(load())
-        try:
-            await asyncio.wait({loading}, timeout=time_left_s)
-            if loading.done():
-                return loading.result()
-            raise StoreTimeout(f"no answer within {time_left_s * 1000:.0f} ms")
-        finally:
-            if not loading.done():
-                self._abandon(loading)
+    def _without(self, needs: Needs, missing: Missing) -> Facts:
+        """What is known when nothing came."""
+        wants_person = bool(needs.person_properties or needs.cohorts)
+        for part, is_wanted, what in (
+            ("person", wants_person, missing),
+            ("group", needs.groups, missing),
+            ("override", needs.overrides, NO_OVERRIDES),
+        ):
+            if is_wanted:
+                self._metrics.fact_missing(part, what.code)
+        return Facts(
+            person_properties=missing if wants_person else NEVER_ASKED,
+            cohorts=missing if wants_person else NEVER_ASKED,
+            groups=dict.fromkeys(needs.groups, missing),
+            overrides=NO_OVERRIDES if needs.overrides else NEVER_ASKED,
+        )
 
-    def _abandon(self, load: "asyncio.Task[Any]") -> None:
-        """Cancel without waiting: an adapter that does not react must not hold the request."""
-        load.cancel()
-        self._abandoned.add(load)
-        load.add_done_callback(self._reap)
 
-    def _reap(self, load: "asyncio.Task[Any]") -> None:
-        self._abandoned.discard(load)
-        if not load.cancelled():
-            load.exception()  # Taken, so that asyncio does not report it as never retrieved.
+def _query(project_id: int, context: Context, needs: Needs) -> FactsQuery:
+    ids = (context.distinct_id, context.anon_distinct_id) if needs.overrides and context.anon_distinct_id else None
+    return FactsQuery(
+        project_id,
+        ids or (context.distinct_id,),
+        properties=needs.person_properties,
+        cohorts=needs.cohorts,
+        groups=frozenset((kind, context.groups[kind]) for kind in needs.groups),
+        group_properties=frozenset().union(*needs.groups.values()),
+        wants_overrides=bool(needs.overrides),
+    )
+
+
+def _facts(needs: Needs, stored: StoredFacts) -> Facts:
+    """What was asked for, and NEVER_ASKED for the rest: that a query was shared or partial must not look like unset."""
+    wants_person = bool(needs.person_properties or needs.cohorts)
+    return Facts(
+        person_properties=stored.person_properties if wants_person else NEVER_ASKED,
+        cohorts=stored.cohorts if wants_person else NEVER_ASKED,
+        groups={kind: stored.groups.get(kind, {}) for kind in needs.groups},
+        overrides=stored.overrides if needs.overrides else NEVER_ASKED,
+    )

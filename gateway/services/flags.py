@@ -13,15 +13,22 @@ from evaluator.evaluate import evaluate
 from evaluator.snapshot import Snapshot
 from evaluator.types import Context, Facts, Outcome
 from gateway.errors import MissingDistinctId, NotAuthenticated
+from gateway.metrics import Metrics, Phase
 from gateway.ports import Clock, Deadline
 from gateway.services.facts import FactsService
+from gateway.services.overrides import OverrideService
 from gateway.services.snapshots import SnapshotService
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """What the flags say, and when that was. With `errors`, some of them are marked failed."""
+    """What the flags say, and when that was. With `errors`, some of them are marked failed.
+
+    `source` is where the snapshot's document came from, and `age_s` the time since it was last known to be current.
+    """
 
     snapshot: Snapshot
+    source: str
+    age_s: float
     evaluated_at: datetime
     outcomes: Sequence[Outcome] = ()
     errors: bool = False
@@ -35,10 +42,19 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class FlagService:
-    def __init__(self, snapshots: SnapshotService, facts: FactsService, clock: Clock) -> None:
+    def __init__(
+        self,
+        snapshots: SnapshotService,
+        facts: FactsService,
+        overrides: OverrideService,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
         self._snapshots = snapshots
         self._facts = facts
+        self._overrides = overrides
         self._clock = clock
+        self._metrics = metrics
 
     async def answer(
         self, token: str | None, context: Context | None, deadline: Deadline, *, disable_flags: bool = False
@@ -49,16 +65,32 @@ class FlagService:
         """
         if not token:
             raise NotAuthenticated
-        snapshot = await self._snapshots.get(token, deadline)
+        monotonic, phase = self._clock.monotonic, self._metrics.phase
+        began = monotonic()
+        held = await self._snapshots.get(token, deadline)
+        snapshot, source, age_s = held.snapshot, held.source, self._snapshots.age_s(held)
+        have_snapshot = monotonic()
+        phase(Phase.SNAPSHOT, have_snapshot - began)
         now = self._clock.now()
         if disable_flags:
-            return Answer(snapshot=snapshot, evaluated_at=now)
+            return Answer(snapshot=snapshot, source=source, age_s=age_s, evaluated_at=now)
         if context is None:
             raise MissingDistinctId
         evaluation = evaluate(snapshot, context, Facts(), now)
+        phase(Phase.EVALUATE, monotonic() - have_snapshot)
         if evaluation.needs:
+            began = monotonic()
             facts = await self._facts.load(snapshot.project_id, context, evaluation.needs, deadline)
+            phase(Phase.FACTS, monotonic() - began)
             evaluation = evaluation.with_facts(facts)
             if evaluation.write:
-                self._facts.keep(snapshot.project_id, evaluation.write)
-        return Answer(snapshot=snapshot, evaluated_at=now, outcomes=evaluation.outcomes, errors=evaluation.errors)
+                self._overrides.keep(snapshot.project_id, evaluation.write)
+        self._metrics.answered(source, is_partial=evaluation.errors)
+        return Answer(
+            snapshot=snapshot,
+            source=source,
+            age_s=age_s,
+            evaluated_at=now,
+            outcomes=evaluation.outcomes,
+            errors=evaluation.errors,
+        )

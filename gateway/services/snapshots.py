@@ -1,52 +1,45 @@
-"""Token -> Snapshot from this process's memory, kept up to date with the store in the background.
+"""Token -> Snapshot from this process's memory, kept up to date in the background.
 
-A snapshot once held is served whatever happens to the store; refreshing is separate work that replaces it or leaves
-it. Invariant: a token is refused as unknown only when the store has said so, never because the store failed.
+Where definitions come from is in definitions.py. A snapshot once held is served whatever happens to the stores;
+refreshing is separate work that replaces it or leaves it. Invariant: a token is refused as unknown only when the store
+has said so, never because the store failed.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import random
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+import mmh3
 from cachetools import LRUCache
 from msgspec import Struct
 
 from config.settings import Snapshots
 from evaluator.definitions import InvalidDefinitions
-from evaluator.snapshot import Snapshot, build_snapshot
-from evaluator.types import Encode
+from evaluator.snapshot import Snapshot
 from gateway.errors import AuthenticationFailed, StoreError, Unavailable
-from gateway.ports import Clock, Deadline, Definitions, DefinitionStore
-from gateway.telemetry import Outage, log_event, masked
+from gateway.metrics import Metrics
+from gateway.ports import Clock, Deadline, Definitions
+from gateway.services.compiling import Compiler, tell
+from gateway.services.definitions import DefinitionService, Found, Versions
+from gateway.services.held import Held, HeldSnapshots
+from gateway.telemetry import log_event
 
 T = TypeVar("T")
 
 MAX_TOKEN_CHARACTERS: Final = 256
 MAX_FIRST_LOADS: Final = 256
 """How many projects not held may be on their way at once; beyond that a slow store is not asked for more."""
-LOAD_TIMEOUT_S: Final = 10.0
-"""When a load is given up. A request stops waiting for it at its own deadline, and the next one finds it under way."""
+MAX_FILLS: Final = 64
+DISK_GRACE_S: Final = 0.1
+"""How long a first request waits for fresh definitions before older ones from disk will do."""
 RETRY_S: Final = 1.0
-MAX_RETRY_S: Final = 30.0
-MAX_INLINE_BUILD_BYTES: Final = 32 * 1024
-"""Larger documents take milliseconds to compile, so they are compiled beside the event loop."""
-MAX_LOGGED_PROBLEMS: Final = 3
+CRASH_PAUSE_S: Final = 1.0
+TOLD_SPREAD_S: Final = 0.05
+"""Over how long processes that were told of a change spread their questions."""
 CLOSE_TIMEOUT_S: Final = 1.0
 """How long closing waits for tasks it cancelled; an adapter that does not react must not hold the process."""
-
-
-class _Held:
-    """A snapshot, when to compare it with the store next, and the version last seen there, usable or not."""
-
-    __slots__ = ("check_at", "is_refreshing", "retry_s", "seen_version", "snapshot")
-
-    def __init__(self, snapshot: Snapshot, check_at: float) -> None:
-        self.snapshot = snapshot
-        self.seen_version = snapshot.version
-        self.check_at = check_at
-        self.retry_s = RETRY_S
-        self.is_refreshing = False
 
 
 class _Absent(Struct, frozen=True):
@@ -59,22 +52,38 @@ class _Absent(Struct, frozen=True):
 class SnapshotService:
     """Use as an async context manager: it owns its background tasks and cancels them when closed."""
 
-    def __init__(self, store: DefinitionStore, encode: Encode, settings: Snapshots, clock: Clock) -> None:
-        self._store = store
-        self._encode = encode
+    def __init__(
+        self,
+        definitions: DefinitionService,
+        compiler: Compiler,
+        settings: Snapshots,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        spread: Callable[[str], float] | None = None,
+    ) -> None:
+        self._definitions = definitions
+        self._compiler = compiler
         self._settings = settings
         self._clock = clock
-        self._held: LRUCache[str, _Held] = LRUCache(settings.max_projects)
+        self._metrics = metrics
+        self._spread = spread or _spread()
+        self._held = HeldSnapshots(settings.max_bytes, settings.max_projects, metrics.snapshot_evictions.inc)
         # Apart from what is held, so that made-up tokens cannot push out a snapshot.
         self._absent: LRUCache[str, _Absent] = LRUCache(settings.max_unknown_tokens)
-        self._first_loads: dict[str, asyncio.Task[Snapshot | _Absent]] = {}
+        self._first_loads: dict[str, asyncio.Task[Held | _Absent]] = {}
+        self._loads = asyncio.Semaphore(settings.max_loads)
+        self._fills = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._outage = Outage("definition_store")
+        self._is_due = asyncio.Event()
+        self._refreshed_at = clock.monotonic()
+        metrics.at_scrape(self._measure)
 
     def __repr__(self) -> str:
         return f"<SnapshotService {len(self._held)} held, {len(self._absent)} absent, {len(self._tasks)} tasks>"
 
     async def __aenter__(self) -> "SnapshotService":
+        self._spawn(self._keep_refreshing())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -83,44 +92,54 @@ class SnapshotService:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
 
-    async def get(self, token: str, deadline: Deadline) -> Snapshot:
-        """The project's snapshot, possibly a moment old. Only the first request for a project waits for the store.
+    async def get(self, token: str, deadline: Deadline) -> Held:
+        """The project's snapshot, possibly a moment old. Only the first request for a project waits for a store.
 
         Raises AuthenticationFailed when no project has the token, Unavailable when that cannot be told by the deadline.
         """
         held = self._held.get(token)
         if held is None:
             return await self._first(token, deadline)
-        if self._clock.monotonic() >= held.check_at and not held.is_refreshing:
-            held.is_refreshing = True
-            self._spawn(self._refresh(token, held))
-        return held.snapshot
+        now = self._clock.monotonic()
+        if now >= held.check_at:
+            self._is_due.set()
+        if self._settings.on_hard_ttl == "fail" and now - held.confirmed_at > self._settings.hard_ttl_s:
+            raise Unavailable
+        return held
+
+    def age_s(self, held: Held) -> float:
+        """Seconds since a store, or the shared cache, last said that this is current."""
+        return self._clock.monotonic() - held.confirmed_at
 
     async def is_ready(self, deadline: Deadline) -> bool:
-        """Whether a snapshot can be had now: one is held, or the store answers."""
-        if self._held:
+        """Whether a snapshot can be evaluated now: one is held and not too old, or there is somewhere to get one."""
+        if not self._held:
+            return await self._definitions.is_answering(deadline.remaining_s())
+        if self._settings.on_hard_ttl == "serve":
             return True
-        try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                # No project has this token; that the store says so is what matters.
-                await self._store.definitions_version("")
-        except (StoreError, TimeoutError) as error:
-            self._outage.failed(error)
-            return False
-        self._outage.succeeded()
-        return True
+        return min(self.age_s(held) for held in self._held.values()) <= self._settings.hard_ttl_s
 
-    async def _first(self, token: str, deadline: Deadline) -> Snapshot:
+    def told(self, project_id: int | None) -> None:
+        """This project changed; None: any may have."""
+        soon = self._clock.monotonic()
+        for held in self._held.values():
+            if project_id in (None, held.snapshot.project_id):
+                # After a gap in the messages everything is due, and is spread over the usual time.
+                within_s = self._settings.refresh_s if project_id is None else TOLD_SPREAD_S
+                held.check_at = min(held.check_at, soon + held.spread * within_s)
+        self._is_due.set()
+
+    async def _first(self, token: str, deadline: Deadline) -> Held:
         absent = self._absent.get(token)
         if absent is not None and self._clock.monotonic() < absent.until:
-            raise absent.error
+            raise self._refusal(absent)
         if len(token) > MAX_TOKEN_CHARACTERS:
             raise AuthenticationFailed
         load = self._first_loads.get(token)
         if load is None:
             if len(self._first_loads) >= MAX_FIRST_LOADS:
                 raise Unavailable
-            load = self._first_loads[token] = self._spawn(self._load(token))
+            load = self._first_loads[token] = self._spawn(self._load_first(token))
             load.add_done_callback(lambda _: self._first_loads.pop(token))
         # Not cancelled with the request: others may wait for it, and the next request will want it.
         await asyncio.wait({load}, timeout=max(0.0, deadline.remaining_s()))
@@ -128,84 +147,189 @@ class SnapshotService:
             raise Unavailable
         outcome = load.result()
         if isinstance(outcome, _Absent):
-            raise outcome.error
+            raise self._refusal(outcome)
         return outcome
 
-    async def _load(self, token: str) -> Snapshot | _Absent:
+    def _refusal(self, absent: _Absent) -> AuthenticationFailed | Unavailable:
+        if absent.error is AuthenticationFailed:
+            self._metrics.unknown_tokens.inc()
+        return absent.error()
+
+    async def _load_first(self, token: str) -> Held | _Absent:
+        """From the stores, or else from disk; what the stores say later still replaces that."""
+        remote = self._spawn(self._load(token))
+        if self._definitions.has_disk:
+            await asyncio.wait({remote}, timeout=DISK_GRACE_S)
+            if not remote.done() or isinstance(remote.result(), _Absent):
+                held = await self._from_disk(token, remote)
+                if held is not None:
+                    return held
+        return await asyncio.shield(remote)
+
+    async def _from_disk(self, token: str, remote: "asyncio.Task[Held | _Absent]") -> Held | None:
+        absent = self._absent.get(token)
+        if absent is not None and absent.error is AuthenticationFailed:
+            return None
+        last = await self._definitions.load_last_good(token)
+        if last is None:
+            return None
         try:
-            async with asyncio.timeout(LOAD_TIMEOUT_S):
-                definitions = await self._store.load_definitions(token)
-            self._outage.succeeded()
-            if definitions is None:
-                return self._forget(token)
-            snapshot = await self._build(token, definitions)
-        except Exception as error:  # Whatever broke is a 503 for now, and tried again soon.
-            self._tell(token, error)
-            return self._remember(token, Unavailable, RETRY_S)
-        self._held[token] = _Held(snapshot, self._next_check())
+            snapshot = await self._compiler.compile(token, last.definitions, "disk")
+        except InvalidDefinitions as error:
+            tell(token, error)
+            return None
+        if remote.done() and not isinstance(fresher := remote.result(), _Absent):
+            return fresher
+        age_s = max(0.0, (self._clock.now() - last.kept_at).total_seconds())
+        held = self._hold(token, snapshot, last.definitions, "disk", self._clock.monotonic() - age_s)
         self._absent.pop(token, None)
-        return snapshot
-
-    async def _refresh(self, token: str, held: _Held) -> None:
-        try:
-            async with asyncio.timeout(LOAD_TIMEOUT_S):
-                version = await self._store.definitions_version(token)
-                is_new = version not in (None, held.seen_version)
-                definitions = await self._store.load_definitions(token) if is_new else None
-            self._outage.succeeded()
-            if version is None:
-                self._forget(token)
-            elif definitions is not None:
-                held.seen_version = definitions.version
-                held.snapshot = await self._build(token, definitions)
-            held.retry_s = RETRY_S
-            held.check_at = self._next_check()
-        except Exception as error:  # Whatever broke, the snapshot held stays, and this is tried again.
-            self._tell(token, error)
-            held.check_at = self._clock.monotonic() + held.retry_s
-            held.retry_s = min(held.retry_s * 2, MAX_RETRY_S)
-        finally:
-            held.is_refreshing = False
-
-    async def _build(self, token: str, definitions: Definitions) -> Snapshot:
-        document, version = definitions.document, definitions.version
-        if len(document) > MAX_INLINE_BUILD_BYTES:
-            snapshot = await asyncio.to_thread(build_snapshot, document, version, self._encode)
+        if remote.done():
+            held.put_off(self._clock.monotonic())
         else:
-            snapshot = build_snapshot(document, version, self._encode)
-        log_event(
-            "snapshot_built",
-            token=masked(token),
-            project_id=snapshot.project_id,
-            version=version,
-            flags=len(snapshot.flags),
-            problems=len(snapshot.problems),
-            first_problems="; ".join(map(str, snapshot.problems[:MAX_LOGGED_PROBLEMS])),
-        )
-        return snapshot
+            held.is_loading = True  # Until `remote` ends, which then says how it stands.
+        return held
 
-    def _next_check(self) -> float:
-        return self._clock.monotonic() + self._settings.refresh_s
+    async def _load(self, token: str) -> Held | _Absent:
+        """The project, now held; or why not. Takes its place among the loads under way."""
+        now = self._clock.monotonic
+        try:
+            async with self._loads:
+                found = await self._definitions.load(token)
+                if found is None:
+                    return await self._forget(token)
+                snapshot = await self._compiler.compile(token, found.definitions, found.source)
+        except Exception as error:  # Whatever broke is a 503 for now, or older definitions; and tried again soon.
+            tell(token, error)
+            held = self._held.get(token)
+            if held is not None:
+                held.is_loading = False
+                held.put_off(now())
+                return held
+            return self._remember(token, Unavailable, RETRY_S)
+        held = self._hold(token, snapshot, found.definitions, found.source, now())
+        if found.source == "store":
+            held.confirm(now(), self._settings.refresh_s)
+        self._absent.pop(token, None)
+        self._pass_on(token, found)
+        return held
 
-    def _forget(self, token: str) -> _Absent:
+    async def _reload(self, token: str, held: Held, version: int) -> None:
+        """Load the version that the stores have by now."""
+        now = self._clock.monotonic
+        try:
+            async with self._loads:
+                found = await self._definitions.load(token, version)
+                if found is None:
+                    await self._forget(token)
+                    return
+                held.seen_version = found.definitions.version
+                snapshot = await self._compiler.compile(token, found.definitions, found.source)
+        except Exception as error:  # Whatever broke, the snapshot held stays, and this is tried again.
+            tell(token, error)
+            held.put_off(now())
+            return
+        finally:
+            held.is_loading = False
+        if self._held.get(token) is held:
+            self._hold(token, snapshot, found.definitions, found.source, now())
+            held.confirm(now(), self._settings.refresh_s)
+        self._pass_on(token, found)
+
+    def _hold(self, token: str, snapshot: Snapshot, definitions: Definitions, source: str, confirmed_at: float) -> Held:
+        held = self._held.get(token)
+        if held is None:
+            held = Held(snapshot, definitions, source, confirmed_at, self._spread(token))
+        else:
+            held.replace(snapshot, definitions, source, confirmed_at)
+        held.is_loading = False
+        self._held[token] = held  # Again, for its size is another.
+        return held
+
+    def _pass_on(self, token: str, found: Found) -> None:
+        """Keep what was found for a cold start, and for the other processes if they lack it."""
+        self._definitions.keep(token, found.definitions)
+        if found.is_fill_wanted and self._fills < MAX_FILLS:
+            self._fills += 1
+            self._spawn(self._definitions.fill(token, found.definitions)).add_done_callback(self._filled)
+
+    def _filled(self, _: object) -> None:
+        self._fills -= 1
+
+    async def _keep_refreshing(self) -> None:
+        tick_s = min(1.0, self._settings.refresh_s / 4)
+        while True:
+            try:
+                async with asyncio.timeout(tick_s):
+                    await self._is_due.wait()
+            except TimeoutError:
+                pass
+            self._is_due.clear()
+            try:
+                await self._refresh()
+                self._refreshed_at = self._clock.monotonic()
+            except Exception as error:  # Refreshing must not stop for good because it failed once.
+                log_event("refresh_crashed", logging.ERROR, exception=error)
+                await asyncio.sleep(CRASH_PAUSE_S)
+
+    async def _refresh(self) -> None:
+        """Compare with the stores whatever is due, in one go, and load what has changed."""
+        now = self._clock.monotonic()
+        due = {token: held for token, held in self._held.items() if now >= held.check_at and not held.is_loading}
+        if not due:
+            return
+        try:
+            versions = await self._definitions.versions(list(due))
+        except StoreError:  # Told of where it happened.
+            versions = None
+        now = self._clock.monotonic()
+        for token, held in due.items():
+            if self._held.get(token) is not held:
+                continue
+            if versions is None:
+                held.put_off(now)
+            else:
+                await self._compare(token, held, versions, now)
+
+    async def _compare(self, token: str, held: Held, versions: Versions, now: float) -> None:
+        version = versions.by_token.get(token)
+        if version is None and versions.is_complete:
+            await self._forget(token)
+        elif version is None or (version < held.seen_version and not versions.is_complete):
+            held.put_off(now)  # The shared cache knows less than we do.
+        elif version == held.seen_version:
+            held.confirm(now, self._settings.refresh_s)
+            self._definitions.keep(token, held.definitions)
+        else:
+            held.is_loading = True
+            self._spawn(self._reload(token, held, version))
+
+    async def _forget(self, token: str) -> _Absent:
         self._held.pop(token, None)
-        return self._remember(token, AuthenticationFailed, self._settings.unknown_token_ttl_s)
+        absent = self._remember(token, AuthenticationFailed, self._settings.unknown_token_ttl_s)
+        await self._definitions.forget(token)
+        return absent
 
     def _remember(self, token: str, error: type[AuthenticationFailed | Unavailable], ttl_s: float) -> _Absent:
         absent = self._absent[token] = _Absent(error, self._clock.monotonic() + ttl_s)
         return absent
 
-    def _tell(self, token: str, error: Exception) -> None:
-        match error:
-            case StoreError() | TimeoutError():
-                self._outage.failed(error)
-            case InvalidDefinitions():
-                log_event("definitions_rejected", logging.ERROR, token=masked(token), problems=str(error))
-            case _:
-                log_event("snapshot_crashed", logging.ERROR, token=masked(token), exception=error)
+    def _measure(self) -> None:
+        now = self._clock.monotonic()
+        held = list(self._held.values())
+        self._metrics.snapshots_held.set(len(held))
+        self._metrics.snapshot_bytes.set(sum(it.bytes for it in held))
+        self._metrics.snapshot_age_s.set(max((now - it.confirmed_at for it in held), default=0.0))
+        self._metrics.compile_problems.set(sum(len(it.snapshot.problems) for it in held))
+        self._metrics.heartbeat("refresh", now - self._refreshed_at)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _spread() -> Callable[[str], float]:
+    """A part of one for each token: fixed in this process, and another one in every other."""
+    instance = random.getrandbits(32)
+    return lambda token: mmh3.hash(token, instance, signed=False) / 2**32

@@ -16,7 +16,7 @@ import msgspec
 from evaluator.definitions import InvalidDefinitions
 from gateway.document import Progress, WholeProject, read_document
 from gateway.errors import StoreError, StoreUnavailable
-from gateway.ports import Clock, Definitions, Person, SystemClock
+from gateway.ports import Clock, Definitions, FactsQuery, StoredFacts, SystemClock
 from gateway.telemetry import Outage, log_event
 
 
@@ -27,9 +27,9 @@ class _Project:
 
     def __init__(self, whole: WholeProject, version: int) -> None:
         self.whole = whole
-        self.definitions = Definitions(version, whole.definitions())
+        self.definitions = Definitions(whole.id, version, whole.definitions())
         self.people = {
-            distinct_id: Person(person.properties, frozenset(person.cohorts))
+            distinct_id: StoredFacts(person.properties, frozenset(person.cohorts))
             for person in whole.persons
             for distinct_id in person.distinct_ids
         }
@@ -76,24 +76,19 @@ class FileStore:
         project = self._content.by_token.get(token)
         return None if project is None else project.definitions
 
-    async def definitions_version(self, token: str) -> int | None:
-        definitions = await self.load_definitions(token)
-        return None if definitions is None else definitions.version
-
-    async def load_person(self, project_id: int, distinct_id: str) -> Person | None:
+    async def definitions_versions(self, tokens: Sequence[str]) -> Mapping[str, int]:
         await self._keep_up()
-        project = self._content.by_id.get(project_id)
-        return None if project is None else project.people.get(distinct_id)
+        projects = self._content.by_token
+        return {token: projects[token].definitions.version for token in tokens if token in projects}
 
-    async def load_groups(self, project_id: int, keys: Mapping[str, str]) -> Mapping[str, Mapping[str, object]]:
+    async def load_facts(self, query: FactsQuery) -> StoredFacts:
         await self._keep_up()
-        project = self._content.by_id.get(project_id)
+        project = self._content.by_id.get(query.project_id)
         if project is None:
-            return {}
-        return {kind: project.groups[kind, key] for kind, key in keys.items() if (kind, key) in project.groups}
-
-    async def load_overrides(self, project_id: int, distinct_ids: tuple[str, ...]) -> Mapping[str, str]:  # noqa: ARG002
-        return {}
+            return StoredFacts()
+        person = project.people.get(query.distinct_ids[0], StoredFacts())
+        groups = {kind: project.groups[kind, key] for kind, key in query.groups if (kind, key) in project.groups}
+        return msgspec.structs.replace(person, groups=groups)
 
     async def save_overrides(
         self, project_id: int, distinct_ids: tuple[str, ...], hash_keys: Mapping[str, str]

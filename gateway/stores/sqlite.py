@@ -7,7 +7,7 @@ a write waits for another process, readers are answered with the state before it
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.document import Progress, WholeProject
 from gateway.errors import StoreError
-from gateway.ports import Definitions, Person
+from gateway.ports import Definitions, FactsQuery, StoredFacts
 from gateway.stores.sqlite_lane import IN_MEMORY, Lane
 from gateway.stores.sqlite_transfer import export_projects, import_projects, read_definitions
 
@@ -49,17 +49,11 @@ class SqliteStore:
     async def load_definitions(self, token: str) -> Definitions | None:
         return await self._reads.run(_load_definitions, token)
 
-    async def definitions_version(self, token: str) -> int | None:
-        return await self._reads.run(_definitions_version, token)
+    async def definitions_versions(self, tokens: Sequence[str]) -> Mapping[str, int]:
+        return await self._reads.run(_definitions_versions, tokens)
 
-    async def load_person(self, project_id: int, distinct_id: str) -> Person | None:
-        return await self._reads.run(_load_person, project_id, distinct_id)
-
-    async def load_groups(self, project_id: int, keys: Mapping[str, str]) -> Mapping[str, Mapping[str, object]]:
-        return await self._reads.run(_load_groups, project_id, keys)
-
-    async def load_overrides(self, project_id: int, distinct_ids: tuple[str, ...]) -> Mapping[str, str]:
-        return await self._reads.run(_load_overrides, project_id, distinct_ids)
+    async def load_facts(self, query: FactsQuery) -> StoredFacts:
+        return await self._reads.run(_load_facts, query)
 
     async def save_overrides(
         self, project_id: int, distinct_ids: tuple[str, ...], hash_keys: Mapping[str, str]
@@ -92,15 +86,30 @@ def _load_definitions(connection: sqlite3.Connection, token: str) -> Definitions
         row = connection.execute("SELECT id, version FROM projects WHERE token = ?", (token,)).fetchone()
         if row is None:
             return None
-        return Definitions(version=row[1], document=msgspec.json.encode(read_definitions(connection, row[0])))
+        return Definitions(row[0], row[1], msgspec.json.encode(read_definitions(connection, row[0])))
 
 
-def _definitions_version(connection: sqlite3.Connection, token: str) -> int | None:
-    row = connection.execute("SELECT version FROM projects WHERE token = ?", (token,)).fetchone()
-    return None if row is None else int(row[0])
+def _definitions_versions(connection: sqlite3.Connection, tokens: Sequence[str]) -> Mapping[str, int]:
+    rows = connection.execute(
+        "SELECT token, version FROM projects WHERE token IN (SELECT value FROM json_each(?))",
+        (msgspec.json.encode(tokens).decode(),),
+    )
+    return dict(rows.fetchall())
 
 
-def _load_person(connection: sqlite3.Connection, project_id: int, distinct_id: str) -> Person | None:
+def _load_facts(connection: sqlite3.Connection, query: FactsQuery) -> StoredFacts:
+    properties, cohorts = _load_person(connection, query.project_id, query.distinct_ids[0])
+    return StoredFacts(
+        person_properties=properties,
+        cohorts=cohorts,
+        groups=_load_groups(connection, query.project_id, query.groups),
+        overrides=_load_overrides(connection, query) if query.wants_overrides else {},
+    )
+
+
+def _load_person(
+    connection: sqlite3.Connection, project_id: int, distinct_id: str
+) -> tuple[Mapping[str, object], frozenset[int]]:
     row = connection.execute(
         "SELECT properties, (SELECT json_group_array(cohort_id) FROM cohort_members WHERE person_id = persons.id)"
         " FROM distinct_ids JOIN persons ON persons.id = person_id"
@@ -108,15 +117,15 @@ def _load_person(connection: sqlite3.Connection, project_id: int, distinct_id: s
         (project_id, distinct_id),
     ).fetchone()
     if row is None:
-        return None
-    return Person(msgspec.json.decode(row[0]), frozenset(msgspec.json.decode(row[1])))
+        return {}, frozenset()
+    return msgspec.json.decode(row[0]), frozenset(msgspec.json.decode(row[1]))
 
 
 def _load_groups(
-    connection: sqlite3.Connection, project_id: int, keys: Mapping[str, str]
+    connection: sqlite3.Connection, project_id: int, groups: Iterable[tuple[str, str]]
 ) -> Mapping[str, Mapping[str, object]]:
     found: dict[str, Mapping[str, object]] = {}
-    for kind, key in keys.items():
+    for kind, key in groups:
         row = connection.execute(
             "SELECT properties FROM groups WHERE project_id = ? AND type = ? AND key = ?", (project_id, kind, key)
         ).fetchone()
@@ -125,16 +134,14 @@ def _load_groups(
     return found
 
 
-def _load_overrides(
-    connection: sqlite3.Connection, project_id: int, distinct_ids: tuple[str, ...]
-) -> Mapping[str, str]:
+def _load_overrides(connection: sqlite3.Connection, query: FactsQuery) -> Mapping[str, str]:
     found: dict[str, str] = {}
-    for distinct_id in reversed(distinct_ids):  # So that the person of the first id has the last word.
+    for distinct_id in reversed(query.distinct_ids):  # So that the person of the first id has the last word.
         found.update(
             connection.execute(
                 "SELECT flag_key, hash_key FROM overrides JOIN distinct_ids USING (person_id)"
                 " WHERE project_id = ? AND distinct_id = ?",
-                (project_id, distinct_id),
+                (query.project_id, distinct_id),
             )
         )
     return found

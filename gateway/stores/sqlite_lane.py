@@ -95,7 +95,7 @@ class Lane:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Apply what is missing of schema/*.sql, in one transaction."""
+    """Apply what is missing of schema/sqlite/*.sql, in one transaction."""
     # Looked at without the write lock first: a service must start while another process imports.
     if not _missing(connection):
         return
@@ -113,7 +113,11 @@ def _missing(connection: sqlite3.Connection) -> dict[str, str]:
     """Migrations that are not recorded, in their order, each with its statements."""
     is_new = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone() is None
     done = set() if is_new else {name for (name,) in connection.execute("SELECT name FROM migrations")}
-    scripts = {file.name: file for file in (files("gateway.stores") / "schema").iterdir() if file.name.endswith(".sql")}
+    scripts = {
+        file.name: file
+        for file in (files("gateway.stores") / "schema" / "sqlite").iterdir()
+        if file.name.endswith(".sql")
+    }
     return {name: scripts[name].read_text() for name in sorted(scripts.keys() - done)}
 
 

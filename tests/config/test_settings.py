@@ -5,7 +5,9 @@ import pickle
 import msgspec
 import pytest
 
-from config.settings import FIELDS, Problem, Requests, Settings, Store, StoreUrl, check, expects
+from config.address import Address
+from config.backends import Breakers, Redis
+from config.settings import FIELDS, Problem, Requests, Settings, Store, advise, check, expects
 
 
 def test_settings__left_alone__contradict_nothing() -> None:
@@ -21,7 +23,7 @@ def test_settings__changed_in_place__refuse() -> None:
 
 def test_settings__pickled__arrive_equal() -> None:
     """Settings reach a worker process unchanged."""
-    settings = Settings(store=Store(url=StoreUrl("file:flags.json")))
+    settings = Settings(store=Store(url=Address("file:flags.json")))
     assert pickle.loads(pickle.dumps(settings)) == settings
 
 
@@ -58,39 +60,96 @@ def test_expects__field__says_kind_and_range(path: str, expected: str) -> None:
 )
 def test_store_url__shown__masks_the_password_only(text: str, shown: str) -> None:
     """A password cannot reach a log or a terminal through a store's address."""
-    url = StoreUrl(text)
-    assert (str(url), repr(url)) == (shown, f"StoreUrl({shown!r})")
+    url = Address(text)
+    assert (str(url), repr(url)) == (shown, f"Address({shown!r})")
     assert "hunter" not in repr(Settings(store=Store(url=url)))
 
 
 def test_store_url__taken_apart__gives_scheme_and_whole_path() -> None:
     """A path may itself hold colons."""
-    url = StoreUrl("file:/srv/a:b.json")
+    url = Address("file:/srv/a:b.json")
     assert (url.scheme, url.path) == ("file", "/srv/a:b.json")
 
 
 def test_store_url__compared__is_its_text() -> None:
     """Two addresses are the same exactly when their whole text is, the masked part too."""
-    url = StoreUrl("postgres://u:one@db")
-    assert url == StoreUrl("postgres://u:one@db")
-    assert hash(url) == hash(StoreUrl("postgres://u:one@db"))
-    assert url != StoreUrl("postgres://u:two@db")
+    url = Address("postgres://u:one@db")
+    assert url == Address("postgres://u:one@db")
+    assert hash(url) == hash(Address("postgres://u:one@db"))
+    assert url != Address("postgres://u:two@db")
     assert url != "postgres://u:one@db"
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgres://u:hunter2@db/flags", "starts with neither file: nor sqlite:"),
-        ("flagstone.sqlite3", "starts with neither file: nor sqlite:"),
-        ("", "starts with neither file: nor sqlite:"),
+        ("mysql://u:hunter2@db/flags", "starts with none of file:, sqlite: and postgresql://"),
+        ("flagstone.sqlite3", "starts with none of file:, sqlite: and postgresql://"),
+        ("", "starts with none of file:, sqlite: and postgresql://"),
+        ("postgresql:flags", "names nothing after postgresql://"),
+        ("postgres://", "names nothing after postgres://"),
         ("sqlite:", "names no path after sqlite:"),
         ("sqlite:///flagstone.sqlite3", "the path follows sqlite: directly, without //"),
     ],
 )
 def test_check__store_nobody_can_open__is_a_problem_without_the_value(url: str, message: str) -> None:
     """A store's address is refused before anything opens it, and never repeated."""
-    assert check(Settings(store=Store(url=StoreUrl(url)))) == [Problem(("store.url",), message)]
+    assert check(Settings(store=Store(url=Address(url)))) == [Problem(("store.url",), message)]
+
+
+@pytest.mark.parametrize("pool", ["definitions_pool", "persons_pool", "writer_pool"])
+@pytest.mark.parametrize(
+    ("store", "url", "expected"),
+    [
+        ("postgresql://db/flags", "", None),
+        ("postgresql://db/flags", "postgres://replica/flags", None),
+        ("postgresql://db/flags", "postgres:replica", "names nothing after postgres://"),
+        ("postgresql://db/flags", "sqlite:x", "starts with neither postgresql:// nor postgres://"),
+        ("sqlite:x", "postgres://db/flags", "a pool has a database of its own only beside postgresql://"),
+    ],
+)
+def test_check__database_of_a_pool__must_be_one_beside_a_database(
+    pool: str, store: str, url: str, expected: str | None
+) -> None:
+    """A pool reads another database only where the store is one."""
+    sections = {"store": {"url": Address(store)}, pool: {"url": Address(url)}}
+    assert [problem.message for problem in check(msgspec.convert(sections, Settings))] == [expected] * bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("", None),
+        ("redis://cache", None),
+        ("rediss://:hunter2@cache:6380/1", None),
+        ("redis+sentinel://a,b/main", None),
+        ("redis+cluster://a:7000", None),
+        ("memcached://a", "starts with none of redis://, rediss://, redis+sentinel://, redis+cluster://"),
+        ("redis:cache", "names nothing after redis://"),
+    ],
+)
+def test_check__shared_cache__must_be_some_redis(url: str, expected: str | None) -> None:
+    """An address that no client understands is refused before anything connects."""
+    problems = check(Settings(redis=Redis(url=Address(url))))
+    assert [problem.message for problem in problems] == [expected] * bool(expected)
+
+
+def test_check__longest_open_time_below_the_first__is_a_problem() -> None:
+    """A breaker's periods can only grow."""
+    (problem,) = check(Settings(breakers=Breakers(open_s=2, max_open_s=1)))
+    assert problem.paths == ("breakers.max_open_s", "breakers.open_s")
+    assert check(Settings(breakers=Breakers(open_s=2, max_open_s=2))) == []
+
+
+@pytest.mark.parametrize(
+    ("store", "budget_ms", "is_advised"),
+    [("postgresql://db", 1000, False), ("postgresql://db", 949, True), ("sqlite:x", 500, False)],
+)
+def test_advise__bounds_that_do_not_fit_into_the_budget__are_told(store: str, budget_ms: int, is_advised: bool) -> None:
+    """Who allows a connection and a statement more than a request has is told so; nothing is refused for it."""
+    settings = Settings(store=Store(url=Address(store)), requests=Requests(budget_ms=budget_ms))
+    assert len(list(advise(settings))) == is_advised
+    assert check(settings) == []
 
 
 @pytest.mark.parametrize(("reserve_ms", "is_problem"), [(999, False), (1000, True), (1001, True)])
@@ -116,7 +175,7 @@ def test_check__decoded_bound_against_received__must_hold_an_uncompressed_body(
 def test_check__several_contradictions__reports_all() -> None:
     """One look at the problems is enough to mend the settings."""
     requests = Requests(budget_ms=10, answer_reserve_ms=10, max_body_bytes=10, max_decoded_bytes=9)
-    assert len(check(Settings(store=Store(url=StoreUrl("file:")), requests=requests))) == 3
+    assert len(check(Settings(store=Store(url=Address("file:")), requests=requests))) == 3
 
 
 def test_problem__shown__names_settings_and_origins() -> None:

@@ -4,7 +4,7 @@ Nothing here listens or sleeps. A store's failures are values that a test sets.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.settings import Settings
 from gateway.app import create_app
-from gateway.ports import Definitions, Person
+from gateway.ports import Definitions, FactsQuery, StoredFacts
 from tests.builders import condition, flag, person, project
 from tests.fakes import FakeClock
 
@@ -29,7 +29,7 @@ class MemoryStore:
 
     def __init__(self, documents: Mapping[str, dict[str, Any]] | None = None) -> None:
         self.definitions: dict[str, Definitions] = {}
-        self.persons: dict[str, Person] = {}
+        self.persons: dict[str, StoredFacts] = {}
         self.error: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -40,25 +40,19 @@ class MemoryStore:
     def put(self, token: str, document: dict[str, Any] | bytes, version: int = 1) -> None:
         """Store a project; bytes stand as they are, to store what no importer would let through."""
         raw = document if isinstance(document, bytes) else msgspec.json.encode({**document, "token": token})
-        self.definitions[token] = Definitions(version, raw)
+        self.definitions[token] = Definitions(1, version, raw)
 
     async def load_definitions(self, token: str) -> Definitions | None:
         await self._answer("load_definitions")
         return self.definitions.get(token)
 
-    async def definitions_version(self, token: str) -> int | None:
-        await self._answer("definitions_version")
-        return self.definitions[token].version if token in self.definitions else None
+    async def definitions_versions(self, tokens: Sequence[str]) -> Mapping[str, int]:
+        await self._answer("definitions_versions")
+        return {token: self.definitions[token].version for token in tokens if token in self.definitions}
 
-    async def load_person(self, project_id: int, distinct_id: str) -> Person | None:
-        await self._answer("load_person")
-        return self.persons.get(distinct_id)
-
-    async def load_groups(self, project_id: int, keys: Mapping[str, str]) -> Mapping[str, Mapping[str, object]]:
-        return {}
-
-    async def load_overrides(self, project_id: int, distinct_ids: tuple[str, ...]) -> Mapping[str, str]:
-        return {}
+    async def load_facts(self, query: FactsQuery) -> StoredFacts:
+        await self._answer("load_facts")
+        return self.persons.get(query.distinct_ids[0], StoredFacts())
 
     async def save_overrides(
         self, project_id: int, distinct_ids: tuple[str, ...], hash_keys: Mapping[str, str]

@@ -70,7 +70,8 @@ async def test_app__any_answer__can_be_read_by_a_browser(
     assert cors == {
         "access-control-allow-origin": ORIGIN,
         "access-control-allow-credentials": "true",
-        "access-control-expose-headers": "x-posthog-rate-limit-warning, x-request-id",
+        "access-control-expose-headers": "x-posthog-rate-limit-warning, x-request-id, "
+        "x-flagstone-snapshot, x-flagstone-degraded",
     }
     assert "Origin" in answer.headers["vary"]
 

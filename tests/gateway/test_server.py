@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from config.settings import Server
 from gateway.server import CannotServe, bind, url_of
 from tests.conftest import PATIENCE_S, ServerProcess
 
@@ -147,7 +146,7 @@ def test_serve__store_that_cannot_be_opened__is_told_in_a_sentence(start_server:
 def test_bind__bad_host__is_told_in_a_sentence(host: str, why: str) -> None:
     """A host that cannot be bound is named, with the reason."""
     with pytest.raises(CannotServe, match=why):
-        bind(Server(host=host, port=0))
+        bind(host, 0, 10)
 
 
 def test_url_of__ipv6__has_brackets() -> None:
@@ -155,7 +154,7 @@ def test_url_of__ipv6__has_brackets() -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     try:
-        listener = bind(Server(host="::1", port=0))
+        listener = bind("::1", 0, 10)
     except CannotServe:
         pytest.skip("no IPv6 loopback here")
     with listener:
@@ -164,5 +163,5 @@ def test_url_of__ipv6__has_brackets() -> None:
 
 def test_bind__listener__accepts_at_once() -> None:
     """A connection made during startup waits in the backlog instead of being refused."""
-    with bind(Server(port=0)) as listener, socket.create_connection(listener.getsockname()[:2], PATIENCE_S) as made:
+    with bind("127.0.0.1", 0, 10) as listener, socket.create_connection(listener.getsockname()[:2], PATIENCE_S) as made:
         assert made.getpeername() == listener.getsockname()

@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from config.settings import Log, Requests, Settings, Snapshots, StoreUrl
+from config.address import Address
+from config.settings import Log, Requests, Settings, Snapshots
 from config.settings import Store as StoreSettings
-from gateway.ports import Person
+from gateway.ports import StoredFacts
 from gateway.stores.file import FileStore
 from gateway.stores.sqlite import SqliteStore
 from gateway.telemetry import log_event, set_up_logging
@@ -23,7 +24,7 @@ from tests.gateway.serving import TOKEN, MemoryStore, one_project, serving, sett
 @pytest.mark.parametrize(("url", "kind"), [("file:x.json", FileStore), ("sqlite:x.sqlite3", SqliteStore)])
 def test_store_url__scheme__chooses_the_store(url: str, kind: type) -> None:
     """store.url: its scheme chooses the adapter."""
-    assert isinstance(open_store(Settings(store=StoreSettings(url=StoreUrl(url))).store.url), kind)
+    assert isinstance(open_store(Settings(store=StoreSettings(url=Address(url)))), kind)
 
 
 @pytest.mark.parametrize(("refresh_s", "version"), [(2.0, 1), (1.0, 2)])
@@ -92,7 +93,7 @@ async def failed(requests: Requests) -> bool:
     store, clock = SlowStore(), FakeClock()
     store.clock = clock
     store.definitions = one_project().definitions
-    store.persons["u1"] = Person({"plan": "paid"})
+    store.persons["u1"] = StoredFacts({"plan": "paid"})
     async with serving(store, Settings(requests=requests), clock) as client:
         return "failed" in (await client.ask()).json()["flags"]["paid"]
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.errors import StoreUnavailable
-from gateway.ports import Person
+from gateway.ports import StoredFacts
 from tests.gateway.serving import TOKEN, Client, MemoryStore, one_project, serving
 
 REQUEST_ID = "3b0f3c1e-0d54-4b2a-9c59-2f1b6a7d9e10"
@@ -71,7 +71,7 @@ async def test_flags__store_of_persons_is_down__says_which_flags_failed(client: 
 
 async def test_flags__stored_property__decides(client: Client, store: MemoryStore) -> None:
     """What is stored of a person reaches the flag."""
-    store.persons["u1"] = Person({"plan": "paid"})
+    store.persons["u1"] = StoredFacts({"plan": "paid"})
     assert (await client.ask()).json()["flags"]["paid"]["enabled"] is True
 
 
@@ -130,7 +130,7 @@ async def test_flags__disabled__are_empty_also_without_a_distinct_id(client: Cli
     answer = await client.post("/flags?v=2", json={"token": TOKEN, "disable_flags": True})
     assert answer.status_code == 200
     assert answer.json()["flags"] == {}
-    assert "load_person" not in store.calls
+    assert "load_facts" not in store.calls
 
 
 @pytest.mark.parametrize("path", PATHS)

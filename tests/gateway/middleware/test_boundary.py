@@ -7,6 +7,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.errors import GatewayError, MethodNotAllowed, MissingDistinctId, NotAuthenticated, Unavailable
+from gateway.metrics import Metrics
 from gateway.middleware.boundary import ErrorBoundary
 from gateway.middleware.record import RecordRequests
 from tests.fakes import FakeClock
@@ -20,7 +21,7 @@ async def answer(error: Exception, *, begun: bool = False) -> Sent:
         raise error
 
     sent = Sent()
-    await RecordRequests(ErrorBoundary(failing), FakeClock(), 1)(request(), nothing, sent)
+    await RecordRequests(ErrorBoundary(failing), FakeClock(), 1, Metrics())(request(), nothing, sent)
     return sent
 
 

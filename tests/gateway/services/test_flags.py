@@ -5,17 +5,14 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from config.settings import Snapshots
 from evaluator.types import Context
 from gateway.document import WholeProject
 from gateway.errors import AuthenticationFailed, MissingDistinctId, NotAuthenticated, StoreUnavailable
-from gateway.ports import Deadline, Person
-from gateway.services.facts import FactsService
+from gateway.ports import Deadline, FactsQuery, StoredFacts
 from gateway.services.flags import Answer, FlagService
-from gateway.services.snapshots import SnapshotService
-from gateway.wire.flags import encode_result
 from tests.builders import flag, project
 from tests.fakes import FakeClock, FakeStore
+from tests.gateway.assembly import flags_of
 from tests.gateway.serving import TOKEN, MemoryStore, one_project, settle
 
 CONTEXT = Context(distinct_id="u1")
@@ -33,11 +30,8 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 async def service(store: MemoryStore, clock: FakeClock) -> AsyncIterator[FlagService]:
-    async with (
-        SnapshotService(store, encode_result, Snapshots(), clock) as snapshots,
-        FactsService(store, store, store, reserve_s=0) as facts,
-    ):
-        yield FlagService(snapshots, facts, clock)
+    async with flags_of(store, clock) as service:
+        yield service
 
 
 def values(answer: Answer) -> dict[str, str | bool | None]:
@@ -60,7 +54,7 @@ async def test_answer__stored_property_is_needed__is_loaded(
     service: FlagService, store: MemoryStore, clock: FakeClock
 ) -> None:
     """A property that only the store has decides the flag that needs it."""
-    store.persons["u1"] = Person({"plan": "paid"})
+    store.persons["u1"] = StoredFacts({"plan": "paid"})
     answer = await service.answer(TOKEN, CONTEXT, Deadline(clock, 1))
     assert values(answer) == {"on": True, "paid": True}
     assert (answer.errors, answer.missing) == (False, None)
@@ -113,14 +107,11 @@ async def test_answer__with_an_anonymous_id__keeps_the_override() -> None:
     await store.import_projects(
         [msgspec.json.decode(msgspec.json.encode(whole), type=WholeProject)], lambda done, total: None
     )
-    async with (
-        SnapshotService(store, encode_result, Snapshots(), clock) as snapshots,
-        FactsService(store, store, store, reserve_s=0) as facts,
-    ):
-        service = FlagService(snapshots, facts, clock)
+    async with flags_of(store, clock) as service:
         asked = Context(distinct_id="u1", anon_distinct_id="anon-7")
         first = await service.answer("phc_test", asked, Deadline(clock, 5))
         await settle()
         second = await service.answer("phc_test", Context(distinct_id="u1"), Deadline(clock, 5))
-    assert await store.load_overrides(1, ("u1",)) == {"sticky": "anon-7"}
+    stored = await store.load_facts(FactsQuery(1, ("u1",), wants_overrides=True))
+    assert stored.overrides == {"sticky": "anon-7"}
     assert first.outcomes == second.outcomes

@@ -11,11 +11,12 @@ from config.settings import Snapshots
 from evaluator.types import FlagResult, Fragments
 from gateway.errors import AuthenticationFailed, GatewayError, StoreError, StoreUnavailable, Unavailable
 from gateway.ports import Deadline
-from gateway.services import snapshots
+from gateway.services import compiling, definitions, snapshots
 from gateway.services.snapshots import SnapshotService
 from gateway.wire.flags import encode_result
 from tests.builders import flag, project
 from tests.fakes import FakeClock
+from tests.gateway.assembly import snapshots_of
 from tests.gateway.serving import TOKEN, MemoryStore, one_project, settle
 
 SETTINGS = Snapshots(refresh_s=5, unknown_token_ttl_s=10, max_projects=3, max_unknown_tokens=3)
@@ -33,7 +34,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 async def service(store: MemoryStore, clock: FakeClock) -> AsyncIterator[SnapshotService]:
-    async with SnapshotService(store, encode_result, SETTINGS, clock) as service:
+    async with snapshots_of(store, clock, SETTINGS) as service:
         yield service
 
 
@@ -42,7 +43,7 @@ def version(service: SnapshotService, clock: FakeClock) -> Callable[..., Any]:
     """The version that a request gets now."""
 
     async def version(token: str = TOKEN, budget_s: float = 1.0) -> int:
-        return (await service.get(token, Deadline(clock, budget_s))).version
+        return (await service.get(token, Deadline(clock, budget_s))).snapshot.version
 
     return version
 
@@ -88,7 +89,7 @@ async def test_get__unchanged_version__loads_nothing(
     clock.advance(5)
     await asyncio.gather(*(version() for _ in range(5)))
     await settle()
-    assert store.calls == ["load_definitions", "definitions_version"]
+    assert store.calls == ["load_definitions", "definitions_versions"]
     clock.advance(4.9)
     await version()
     await settle()
@@ -171,7 +172,7 @@ async def test_get__store_fails_later__keeps_the_snapshot_and_recovers(
 async def test_get__store_keeps_failing__is_asked_less_and_less_often(
     version: Callable[..., Any], store: MemoryStore, clock: FakeClock
 ) -> None:
-    """Retries of a failed refresh come after 1, 2, 4, 8, 16 and from then on every 30 seconds."""
+    """Retries of a failed refresh come after 0.5, 1, 2, 4, 8 and from then on every 15 seconds."""
     await version()
     store.error = StoreError("x")
     clock.advance(5)
@@ -183,7 +184,7 @@ async def test_get__store_keeps_failing__is_asked_less_and_less_often(
         if len(store.calls) > asked:
             asked_at.append(second)
         clock.advance(1)
-    assert asked_at == [0, 1, 3, 7, 15, 31, 61, 91]
+    assert asked_at == [0, 1, 2, 4, 8, 16, 31, 46, 61, 76, 91]
 
 
 async def test_get__store_fails_for_long__is_logged_when_it_begins_and_when_it_ends(
@@ -237,14 +238,14 @@ async def test_get__encoding_crashes__keeps_the_old_snapshot(store: MemoryStore,
             raise RuntimeError("a bug")
         return encode_result(result)
 
-    async with SnapshotService(store, encode, SETTINGS, clock) as service:
+    async with snapshots_of(store, clock, SETTINGS, encode=encode) as service:
         await service.get(TOKEN, Deadline(clock, 1))
         crashes = True
         store.put(TOKEN, project(flag("new")), version=2)
         clock.advance(5)
         await service.get(TOKEN, Deadline(clock, 1))
         await settle()
-        assert (await service.get(TOKEN, Deadline(clock, 1))).version == 1
+        assert (await service.get(TOKEN, Deadline(clock, 1))).snapshot.version == 1
 
 
 async def test_get__large_document__is_built_beside_the_event_loop(
@@ -260,7 +261,7 @@ async def test_get__large_document__is_built_beside_the_event_loop(
     monkeypatch.setattr(asyncio, "to_thread", to_thread)
     await version()
     assert built_in_threads == []
-    store.put("phc_large", project(flag("x", name="n" * snapshots.MAX_INLINE_BUILD_BYTES)), version=7)
+    store.put("phc_large", project(flag("x", name="n" * compiling.MAX_INLINE_BYTES)), version=7)
     assert await version("phc_large") == 7
     assert built_in_threads == [7]
 
@@ -302,7 +303,7 @@ async def test_get__made_up_tokens__push_out_no_snapshot(
     for number in range(50):
         with pytest.raises(AuthenticationFailed):
             await version(f"phc_made_up_{number}")
-    assert repr(service) == "<SnapshotService 1 held, 3 absent, 0 tasks>"
+    assert repr(service) == "<SnapshotService 1 held, 3 absent, 1 tasks>"
     loads = len(store.calls)
     assert await version() == 1
     assert len(store.calls) == loads
@@ -329,7 +330,7 @@ async def test_get__token_of_absurd_length__is_refused_without_asking(
     with pytest.raises(AuthenticationFailed):
         await version("x" * (snapshots.MAX_TOKEN_CHARACTERS + 1))
     assert store.calls == []
-    assert repr(service) == "<SnapshotService 0 held, 0 absent, 0 tasks>"
+    assert repr(service) == "<SnapshotService 0 held, 0 absent, 1 tasks>"
 
 
 async def test_get__too_many_first_loads__is_unavailable_at_once(
@@ -351,7 +352,7 @@ async def test_get__load_outlasts_its_limit__is_given_up_and_tried_again(
     version: Callable[..., Any], store: MemoryStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A load that hangs for ever does not keep its project out for ever."""
-    monkeypatch.setattr(snapshots, "LOAD_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(definitions, "LOAD_TIMEOUT_S", 0.01)
     store.gate.clear()
     with pytest.raises(Unavailable):
         await version()
@@ -363,7 +364,7 @@ async def test_get__load_outlasts_its_limit__is_given_up_and_tried_again(
 async def test_close__loads_and_refreshes_under_way__are_cancelled(store: MemoryStore, clock: FakeClock) -> None:
     """Closing leaves no task behind."""
     before = asyncio.all_tasks()
-    async with SnapshotService(store, encode_result, SETTINGS, clock) as service:
+    async with snapshots_of(store, clock, SETTINGS) as service:
         await service.get(TOKEN, Deadline(clock, 1))
         store.gate.clear()
         clock.advance(5)
@@ -371,7 +372,7 @@ async def test_close__loads_and_refreshes_under_way__are_cancelled(store: Memory
         with pytest.raises(GatewayError):
             await service.get("phc_other", Deadline(clock, 0))
         await settle()
-        assert repr(service).endswith("2 tasks>")
+        assert repr(service).endswith("3 tasks>")
     assert asyncio.all_tasks() == before
 
 

@@ -35,7 +35,7 @@ class Watched:
     async def version(self, token: str) -> int | None:
         """The version as seen after the next look."""
         self.clock.advance(POLL_S)
-        return await self.store.definitions_version(token)
+        return (await self.store.definitions_versions([token])).get(token)
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ async def test_file__changed__is_looked_at_once_the_time_has_come(file: Watched)
     """Between two looks nothing touches the disk, and the next one finds the change."""
     file.write("first", "second")
     file.clock.advance(POLL_S - 0.01)
-    assert await file.store.definitions_version("second") is None
+    assert await file.store.load_definitions("second") is None
     file.clock.advance(0.01)
-    assert await file.store.definitions_version("second") is not None
+    assert await file.store.load_definitions("second") is not None
 
 
 async def test_file__put_back_to_an_older_one__has_a_greater_version(file: Watched) -> None:
@@ -116,10 +116,10 @@ async def test_file__read_slowly__holds_up_only_who_looked(file: Watched, monkey
     monkeypatch.setattr(Path, "read_bytes", read_slowly)
     file.write("first", "second")
     file.clock.advance(POLL_S)
-    looking = asyncio.create_task(file.store.definitions_version("second"))
+    looking = asyncio.create_task(file.store.load_definitions("second"))
     await asyncio.to_thread(is_reading.wait)
     try:
-        assert await file.store.definitions_version("first") is not None
+        assert await file.store.load_definitions("first") is not None
         assert await file.version("second") is None
     finally:
         may_go_on.set()

@@ -12,14 +12,32 @@ import pytest
 
 from gateway.document import WholeProject
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
+from gateway.ports import FactsQuery
 from gateway.stores.sqlite import SqliteStore
 from gateway.stores.sqlite_lane import MAX_WAITING
 
 
 def demo(**changes: object) -> WholeProject:
     """A project as an import brings it."""
-    whole = {"id": 1, "name": "Demo", "token": "phc_demo", "persons": [{"distinct_ids": ["u1"]}], **changes}
+    whole = {"id": 1, "name": "Demo", "token": "phc_demo", "persons": [person("u1")], **changes}
     return msgspec.convert(whole, WholeProject)
+
+
+def person(distinct_id: str) -> dict[str, object]:
+    return {"distinct_ids": [distinct_id], "properties": {"is": "stored"}}
+
+
+async def is_stored(store: SqliteStore, distinct_id: str) -> bool:
+    """Whether the store knows this person."""
+    return bool((await store.load_facts(FactsQuery(1, (distinct_id,), properties=None))).person_properties)
+
+
+async def overrides_of(store: SqliteStore, distinct_id: str) -> object:
+    return (await store.load_facts(FactsQuery(1, (distinct_id,), wants_overrides=True))).overrides
+
+
+async def version_of(store: SqliteStore) -> int | None:
+    return (await store.definitions_versions(["phc_demo"])).get("phc_demo")
 
 
 def ignore(persons_stored: int, persons: int) -> None:
@@ -58,11 +76,11 @@ async def test_store__closed_and_opened_again__has_what_was_stored(path: str) ->
     """The schema is made once, and no thread stays behind."""
     for _ in range(2):
         async with SqliteStore(path) as store:
-            if await store.definitions_version("phc_demo") is None:
+            if await version_of(store) is None:
                 await store.import_projects([demo()], ignore)
     async with SqliteStore(path) as store:
-        assert await store.load_person(1, "u1") is not None
-        assert await store.definitions_version("phc_demo") == 1
+        assert await is_stored(store, "u1")
+        assert await version_of(store) == 1
 
 
 async def test_open__by_several_at_once__makes_the_schema_once(path: str) -> None:
@@ -70,7 +88,7 @@ async def test_open__by_several_at_once__makes_the_schema_once(path: str) -> Non
     async with contextlib.AsyncExitStack() as opened:
         stores = await asyncio.gather(*(opened.enter_async_context(SqliteStore(path)) for _ in range(4)))
         await stores[0].import_projects([demo()], ignore)
-        assert [await store.definitions_version("phc_demo") for store in stores] == [1, 1, 1, 1]
+        assert [await version_of(store) for store in stores] == [1, 1, 1, 1]
 
 
 @pytest.mark.usefixtures("store")
@@ -78,7 +96,7 @@ async def test_open__while_another_process_writes__does_not_wait(path: str) -> N
     """A service can start during an import."""
     with write_lock(path):
         async with SqliteStore(path, busy_timeout_s=0.0) as store:
-            assert await store.load_person(1, "u1") is not None
+            assert await is_stored(store, "u1")
 
 
 @pytest.mark.usefixtures("no_thread_left")
@@ -104,7 +122,7 @@ async def test_store__in_memory__works_until_it_is_closed() -> None:
     async with SqliteStore(":memory:") as store:
         await store.import_projects([demo()], ignore)
         await store.save_overrides(1, ("u1",), {"beta": "anon"})
-        assert await store.load_overrides(1, ("u1",)) == {"beta": "anon"}
+        assert await overrides_of(store, "u1") == {"beta": "anon"}
         assert [project.id for project in await store.export_projects()] == [1]
 
 
@@ -113,11 +131,11 @@ async def test_reads__while_a_write_waits__go_on(store: SqliteStore, path: str) 
     with write_lock(path):
         saving = asyncio.create_task(store.save_overrides(1, ("u1",), {"beta": "anon"}))
         await asyncio.sleep(0)
-        assert await store.load_person(1, "u1") is not None
-        assert await store.definitions_version("phc_demo") == 1
+        assert await is_stored(store, "u1")
+        assert await version_of(store) == 1
         assert not saving.done()
     await saving
-    assert await store.load_overrides(1, ("u1",)) == {"beta": "anon"}
+    assert await overrides_of(store, "u1") == {"beta": "anon"}
 
 
 async def test_reads__during_an_import__see_the_state_before_it(store: SqliteStore) -> None:
@@ -128,19 +146,19 @@ async def test_reads__during_an_import__see_the_state_before_it(store: SqliteSto
         is_midway.set()
         may_go_on.wait()
 
-    persons = [{"distinct_ids": ["u2"]}]
+    persons = [person("u2")]
     importing = asyncio.create_task(store.import_projects([demo(name="Renamed", persons=persons)], pause))
     await asyncio.to_thread(is_midway.wait)
     try:
-        assert await store.load_person(1, "u1") is not None
-        assert await store.load_person(1, "u2") is None
-        assert await store.definitions_version("phc_demo") == 1
+        assert await is_stored(store, "u1")
+        assert not await is_stored(store, "u2")
+        assert await version_of(store) == 1
     finally:
         may_go_on.set()
     await importing
-    assert await store.load_person(1, "u1") is None
-    assert await store.load_person(1, "u2") is not None
-    assert await store.definitions_version("phc_demo") == 2
+    assert not await is_stored(store, "u1")
+    assert await is_stored(store, "u2")
+    assert await version_of(store) == 2
 
 
 async def test_import__cancelled_midway__changes_nothing(store: SqliteStore) -> None:
@@ -153,7 +171,7 @@ async def test_import__cancelled_midway__changes_nothing(store: SqliteStore) -> 
         is_midway.set()
         may_go_on.wait()
 
-    many = [{"distinct_ids": [f"p{number}"]} for number in range(2500)]
+    many = [person(f"p{number}") for number in range(2500)]
     importing = asyncio.create_task(store.import_projects([demo(persons=many)], pause))
     await asyncio.to_thread(is_midway.wait)
     importing.cancel()
@@ -162,15 +180,15 @@ async def test_import__cancelled_midway__changes_nothing(store: SqliteStore) -> 
     may_go_on.set()
     await store.save_overrides(1, ("u1",), {"beta": "anon"})  # Comes after the import in the queue.
     assert len(reports) == 1
-    assert await store.load_person(1, "p0") is None
-    assert await store.load_overrides(1, ("u1",)) == {"beta": "anon"}
+    assert not await is_stored(store, "p0")
+    assert await overrides_of(store, "u1") == {"beta": "anon"}
 
 
 async def test_import__failing_midway__changes_nothing(store: SqliteStore) -> None:
     """An id that SQLite cannot hold is told, and what came before it is rolled back."""
     with pytest.raises(StoreError, match="too large"):
         await store.import_projects([demo(name="Renamed"), demo(id=2**63, token="phc_other")], ignore)
-    assert await store.definitions_version("phc_demo") == 1
+    assert await version_of(store) == 1
 
 
 async def test_write__that_waits_too_long__is_a_timeout(store: SqliteStore, path: str) -> None:
@@ -179,7 +197,7 @@ async def test_write__that_waits_too_long__is_a_timeout(store: SqliteStore, path
         with write_lock(path), pytest.raises(StoreTimeout, match="locked"):
             await impatient.save_overrides(1, ("u1",), {"beta": "anon"})
         await impatient.save_overrides(1, ("u1",), {"beta": "anon"})
-    assert await store.load_overrides(1, ("u1",)) == {"beta": "anon"}
+    assert await overrides_of(store, "u1") == {"beta": "anon"}
 
 
 async def test_calls__too_many_waiting__are_refused_at_once(store: SqliteStore, path: str) -> None:
@@ -192,7 +210,7 @@ async def test_calls__too_many_waiting__are_refused_at_once(store: SqliteStore, 
         await asyncio.wait(saves[1:-1])
         with pytest.raises(StoreUnavailable, match="waiting already"):
             await store.save_overrides(1, ("u1",), {"beta": "anon"})
-        assert await store.load_person(1, "u1") is not None
+        assert await is_stored(store, "u1")
     await saves[-1]
     await store.save_overrides(1, ("u1",), {"beta": "anon"})
 
@@ -211,7 +229,7 @@ async def test_read__from_a_damaged_store__is_a_store_error(
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(damage)
     with pytest.raises(StoreError, match=told) as caught:
-        await store.load_person(1, "u1")
+        await is_stored(store, "u1")
     assert str(caught.value).startswith(path)
 
 
@@ -221,4 +239,4 @@ async def test_read__of_what_sqlite_cannot_hold__is_a_store_error(
 ) -> None:
     """Values beyond SQLite's types are refused like any other failure."""
     with pytest.raises(StoreError):
-        await store.load_person(project_id, distinct_id)
+        await store.load_facts(FactsQuery(project_id, (distinct_id,)))

@@ -1,0 +1,188 @@
+"""The metric families, and one small method per event that hides their labels.
+
+Serving them is in server.py. Invariant: the values of labels come from closed sets, so that no client can make a new
+time series; children are bound once, so that counting costs no look-up of labels.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from importlib.metadata import version
+from typing import Final, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from gateway.telemetry import log_event
+
+PREFIX: Final = "flagstone_"
+ENDPOINTS: Final = ("flags", "decide", "readiness", "liveness", "root", "other")
+STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx", "gone")
+PARTS: Final = ("person", "group", "override")
+CAUSES: Final = ("timeout", "database_unavailable", "database_error", "hash_key_override_error", "other")
+SOURCES: Final = ("redis", "store", "disk")
+DEPENDENCIES: Final = ("definitions", "persons", "writer", "redis")
+CALL_OUTCOMES: Final = ("ok", "timeout", "error", "gone", "open", "busy", "skipped")
+BREAKER_STATES: Final = ("closed", "open", "half_open")
+FEEDS: Final = ("postgres", "redis")
+TASKS: Final = ("refresh", "feed_postgres", "feed_redis")
+
+_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+Family = TypeVar("Family", Counter, Histogram)
+
+
+class Phase(StrEnum):
+    """Where the time of a request goes."""
+
+    BODY = "body"
+    SNAPSHOT = "snapshot"
+    EVALUATE = "evaluate"
+    FACTS = "facts"
+    ENCODE = "encode"
+
+
+class Metrics:
+    """A registry of its own, so that one process can hold several."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._callbacks: list[Callable[[], None]] = []
+        self._requests = self._counter("requests_total", "Requests answered.", ("endpoint", "status_class"))
+        self._request_s = self._histogram("request_duration_seconds", "From arrival to the answer.", ("endpoint",))
+        self.requests_in_flight = self._gauge("requests_in_flight", "Requests being answered now.")
+        self._phase_s = self._histogram("phase_duration_seconds", "Parts of answering a flag request.", ("phase",))
+        self._answers = self._counter("answers_total", "Answers with flags.", ("kind",))
+        self._missing = self._counter("facts_missing_total", "Parts of facts that could not be had.", ("part", "cause"))
+        self.snapshots_held = self._gauge("snapshots_held", "Projects in memory.")
+        self.snapshot_bytes = self._gauge("snapshot_bytes", "What they occupy, as estimated.")
+        self.snapshot_age_s = self._gauge(
+            "snapshot_age_seconds", "Time since the snapshot that was compared with a store longest ago was compared."
+        )
+        self.compile_problems = self._gauge("compile_problems", "Problems in the definitions of the projects held.")
+        self.snapshot_builds = self._counter("snapshot_builds_total", "Snapshots compiled.")
+        self.snapshot_evictions = self._counter("snapshot_evictions_total", "Snapshots pushed out by others.")
+        self.unknown_tokens = self._counter("unknown_tokens_total", "Requests with a token of no project.")
+        self._reads = self._counter("snapshot_reads_total", "Answers by where their snapshot came from.", ("source",))
+        self._loads = self._counter("snapshot_loads_total", "Look-ups of a document.", ("tier", "outcome"))
+        self._fills = self._counter("cache_fills_total", "Documents offered to the shared cache.", ("outcome",))
+        self.fill_bytes = self._counter("cache_fill_bytes_total", "Bytes written to the shared cache.")
+        self._changes = self._counter("changes_told_total", "Changes announced to this process.", ("source",))
+        self._feed = self._gauge("feed_connected", "Whether announcements are listened for.", ("source",))
+        self._pool = self._gauge("pool_connections", "Connections to a database.", ("pool", "state"))
+        self._calls = self._counter(
+            "calls_total", "Calls of a dependency by how they ended.", ("dependency", "outcome")
+        )
+        self._call_s = self._histogram("call_duration_seconds", "Calls that were made.", ("dependency",))
+        self._wait_s = self._histogram("call_queue_wait_seconds", "Waiting for a connection.", ("dependency",))
+        self._queued = self._gauge("calls_queued", "Calls waiting for a connection now.", ("dependency",))
+        self._breaker = self._gauge("breaker_state", "1 for the state a breaker is in.", ("dependency", "state"))
+        self._turns = self._counter("breaker_transitions_total", "Changes of a breaker's state.", ("dependency", "to"))
+        self._writes = self._counter(
+            "override_writes_total", "Writes of overrides by what became of them.", ("outcome",)
+        )
+        self.override_writes_queued = self._gauge("override_writes_queued", "Writes of overrides that wait.")
+        self._heartbeat = self._gauge(
+            "heartbeat_age_seconds", "Time since a background task last went round.", ("task",)
+        )
+        self.disk_writable = self._gauge("disk_writable", "Whether last known good definitions are being kept.")
+        self._build = self._gauge("build_info", "What is running.", ("version",))
+        self._build.labels(version("flagstone")).set(1)
+
+        status = [(endpoint, status) for endpoint in ENDPOINTS for status in STATUS_CLASSES]
+        self._request_of = {pair: self._requests.labels(*pair) for pair in status}
+        self._request_s_of = _bound(self._request_s, ENDPOINTS)
+        self._phase_of = _bound(self._phase_s, Phase)
+        self._answer_of = _bound(self._answers, ("exact", "partial"))
+        self._missing_of = {(part, cause): self._missing.labels(part, cause) for part in PARTS for cause in CAUSES}
+        self._read_of = _bound(self._reads, SOURCES)
+        self._call_of = {(name, end): self._calls.labels(name, end) for name in DEPENDENCIES for end in CALL_OUTCOMES}
+        self._call_s_of = _bound(self._call_s, DEPENDENCIES)
+        self._wait_s_of = _bound(self._wait_s, DEPENDENCIES)
+
+    def _counter(self, name: str, says: str, labels: Iterable[str] = ()) -> Counter:
+        return Counter(PREFIX + name, says, labels, registry=self._registry)
+
+    def _gauge(self, name: str, says: str, labels: Iterable[str] = ()) -> Gauge:
+        return Gauge(PREFIX + name, says, labels, registry=self._registry)
+
+    def _histogram(self, name: str, says: str, labels: Iterable[str] = ()) -> Histogram:
+        return Histogram(PREFIX + name, says, labels, registry=self._registry, buckets=_SECONDS)
+
+    def request_ended(self, endpoint: str, status: int | None, duration_s: float) -> None:
+        """`status` None: the client went away before there was one."""
+        status_class = "gone" if status is None else STATUS_CLASSES[status // 100 - 1]
+        self._request_of[endpoint, status_class].inc()
+        self._request_s_of[endpoint].observe(duration_s)
+
+    def phase(self, phase: Phase, duration_s: float) -> None:
+        self._phase_of[phase].observe(duration_s)
+
+    def answered(self, source: str, *, is_partial: bool) -> None:
+        self._answer_of["partial" if is_partial else "exact"].inc()
+        self._read_of[source].inc()
+
+    def fact_missing(self, part: str, cause: str) -> None:
+        self._missing_of[part, cause if cause in CAUSES else "other"].inc()
+
+    def loaded(self, tier: str, outcome: str) -> None:
+        self._loads.labels(tier, outcome).inc()
+
+    def filled(self, outcome: str, size: int = 0) -> None:
+        self._fills.labels(outcome).inc()
+        self.fill_bytes.inc(size)
+
+    def change_told(self, source: str) -> None:
+        self._changes.labels(source).inc()
+
+    def feed_connected(self, source: str, *, is_connected: bool) -> None:
+        self._feed.labels(source).set(is_connected)
+
+    def called(self, dependency: str, outcome: str, waited_s: float, took_s: float) -> None:
+        self._call_of[dependency, outcome].inc()
+        if outcome in ("ok", "timeout", "error"):
+            self._call_s_of[dependency].observe(took_s)
+            self._wait_s_of[dependency].observe(waited_s)
+
+    def breaker_changed(self, dependency: str, to: str) -> None:
+        self._turns.labels(dependency, to).inc()
+
+    def breaker_state(self, dependency: str, state: str) -> None:
+        for name in BREAKER_STATES:
+            self._breaker.labels(dependency, name).set(name == state)
+
+    def calls_queued(self, dependency: str, queued: int) -> None:
+        self._queued.labels(dependency).set(queued)
+
+    def pool(self, pool: str, *, in_use: int, idle: int, most: int) -> None:
+        for state, connections in (("in_use", in_use), ("idle", idle), ("max", most)):
+            self._pool.labels(pool, state).set(connections)
+
+    def override_write(self, outcome: str, writes: int = 1) -> None:
+        self._writes.labels(outcome).inc(writes)
+
+    def heartbeat(self, task: str, age_s: float) -> None:
+        self._heartbeat.labels(task).set(age_s)
+
+    def at_scrape(self, callback: Callable[[], None]) -> None:
+        """Have gauges set by this when somebody reads them."""
+        self._callbacks.append(callback)
+
+    def render(self) -> bytes:
+        """Everything in the text format of Prometheus."""
+        for callback in self._callbacks:
+            try:
+                callback()
+            except Exception as error:  # One broken gauge must not hide all the others.
+                log_event("metric_crashed", logging.ERROR, exception=error)
+        return generate_latest(self._registry)
+
+    def families(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """The type and the labels of each family by its name."""
+        collectors = (self.__dict__[name] for name in self.__dict__)
+        found = [it for it in collectors if isinstance(it, Counter | Gauge | Histogram)]
+        return {family.name: (family.type, it._labelnames) for it in found for family in it.describe()}  # noqa: SLF001
+
+
+def _bound(family: Family, values: Iterable[str]) -> dict[str, Family]:
+    return {value: family.labels(value) for value in values}

@@ -1,0 +1,86 @@
+"""The snapshots in memory: what is known of each, and how many bytes and projects there may be.
+
+Nothing here loads or waits. Invariant: neither bound is ever exceeded; what was not asked for longest goes first.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from cachetools import LRUCache
+
+from evaluator.snapshot import Snapshot
+from gateway.ports import Definitions
+
+FLAG_BYTES: Final = 6 * 1024
+"""What a compiled flag occupies beside its document; measured in bench/evaluation.py."""
+RETRY_S: Final = 0.5
+MAX_RETRY_S: Final = 15.0
+
+
+class Held:
+    """A snapshot, where its document came from, and when it is compared with a store next."""
+
+    __slots__ = (
+        "bytes",
+        "check_at",
+        "confirmed_at",
+        "definitions",
+        "is_loading",
+        "retry_s",
+        "seen_version",
+        "snapshot",
+        "source",
+        "spread",
+    )
+
+    def __init__(
+        self, snapshot: Snapshot, definitions: Definitions, source: str, confirmed_at: float, spread: float
+    ) -> None:
+        self.spread = spread
+        """A fixed part of one by which this process is early with this project, so that not all come at once."""
+        self.retry_s = RETRY_S
+        self.is_loading = False
+        self.replace(snapshot, definitions, source, confirmed_at)
+
+    def replace(self, snapshot: Snapshot, definitions: Definitions, source: str, confirmed_at: float) -> None:
+        """Hold another version from now on."""
+        self.snapshot = snapshot
+        self.definitions = definitions
+        self.source = source
+        self.bytes = len(definitions.document) + FLAG_BYTES * len(snapshot.flags)
+        self.seen_version = snapshot.version
+        """The version last seen in a store, usable or not: what could not be used is not loaded again and again."""
+        self.confirmed_at = confirmed_at
+        self.check_at = confirmed_at
+
+    def confirm(self, now: float, refresh_s: float) -> None:
+        """A store says that this is current."""
+        self.confirmed_at = now
+        self.retry_s = RETRY_S
+        self.check_at = now + refresh_s * (1 - self.spread / 4)
+
+    def put_off(self, now: float) -> None:
+        """Nobody could be asked: try again later, and later each time."""
+        self.check_at = now + self.retry_s * (1 - self.spread / 2)
+        self.retry_s = min(self.retry_s * 2, MAX_RETRY_S)
+
+    def __repr__(self) -> str:
+        return f"<Held v{self.snapshot.version} from {self.source}, {self.bytes} bytes>"
+
+
+class HeldSnapshots(LRUCache[str, Held]):
+    """Least recently used, by bytes and by number. One larger than all there is room for is held by itself."""
+
+    def __init__(self, max_bytes: int, max_projects: int, on_eviction: Callable[[], None]) -> None:
+        super().__init__(max_bytes, getsizeof=lambda held: min(held.bytes, max_bytes))
+        self._max_projects = max_projects
+        self._on_eviction = on_eviction
+
+    def __setitem__(self, token: str, held: Held) -> None:
+        while token not in self and len(self) >= self._max_projects:
+            self.popitem()
+        super().__setitem__(token, held)
+
+    def popitem(self) -> tuple[str, Held]:
+        self._on_eviction()
+        return super().popitem()

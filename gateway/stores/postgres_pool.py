@@ -1,0 +1,135 @@
+"""A pool of connections to PostgreSQL in which nothing waits for a server that does not answer.
+
+No queries of ours. Invariant: a call that is cancelled or out of time aborts its connection on the spot, because asking
+a hung server to cancel, as the driver does, waits for that server; the driver's errors end here.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import asyncpg
+
+from config.address import Address
+from config.backends import Pool as PoolSettings
+from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
+
+APPLICATION: Final = "flagstone"
+IDLE_S: Final = 60.0
+"""How long a connection that nobody needs stays open."""
+CLOSE_TIMEOUT_S: Final = 1.0
+
+_UNAVAILABLE: Final = frozenset({"08", "28", "3D", "53", "57", "58"})
+"""Classes of SQLSTATE that say that the server cannot serve us: connections, login, database, resources, operators."""
+_MISSING_RELATION: Final = frozenset({"42P01", "3F000"})
+_STATEMENT_CANCELLED: Final = "57014"
+
+
+class PostgresPool:
+    """Connects when first used. Use as an async context manager; neither end of it waits for the server."""
+
+    def __init__(self, name: str, url: Address, settings: PoolSettings) -> None:
+        self.name = name
+        self.max = settings.max_connections
+        self._url = url
+        self._settings = settings
+        self._pool: Any = None
+
+    def __repr__(self) -> str:
+        return f"<PostgresPool {self.name}, {self.in_use}/{self.max} in use, {self.idle} idle>"
+
+    @property
+    def in_use(self) -> int:
+        return 0 if self._pool is None else self._pool.get_size() - self._pool.get_idle_size()
+
+    @property
+    def idle(self) -> int:
+        return 0 if self._pool is None else self._pool.get_idle_size()
+
+    async def __aenter__(self) -> "PostgresPool":
+        with translated(self.name):
+            # With a smallest size of 0 this opens no connection; it only reads the address.
+            self._pool = await asyncpg.create_pool(
+                min_size=0,
+                max_size=self.max,
+                max_inactive_connection_lifetime=IDLE_S,
+                reset=_leave_as_it_is,
+                **connect_options(self._url, self._settings),
+            )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await asyncio.wait_for(self._pool.close(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            self._pool.terminate()
+
+    async def fetch(self, statement: str, *args: object) -> list[Any]:
+        """The rows of one statement, in one round trip once it is prepared. Raises StoreError."""
+        settings = self._settings
+        with translated(self.name):
+            async with self._pool.acquire(timeout=settings.acquire_timeout_ms / 1000) as connection:
+                async with aborting(connection, settings.statement_timeout_ms / 1000) as run:
+                    rows: list[Any] = await run(connection.fetch(statement, *args))
+                return rows
+
+
+async def _leave_as_it_is(_: object) -> None:
+    """Our statements change nothing of a session, so the driver's reset, a round trip per call, is left out."""
+
+
+@asynccontextmanager
+async def aborting(connection: Any, timeout_s: float) -> AsyncIterator[Any]:
+    """Gives a function that awaits one call of the driver, and aborts the connection if that does not end in time."""
+
+    async def run(call: Any) -> Any:
+        # In a task of its own: cancelled directly, the driver would send the server a request to cancel, and wait.
+        task = asyncio.ensure_future(call)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=timeout_s)
+            if not done:
+                raise TimeoutError(f"no answer within {timeout_s * 1000:.0f} ms")
+            return task.result()
+        finally:
+            if not task.done():
+                connection.terminate()
+                task.add_done_callback(lambda it: it.cancelled() or it.exception())
+
+    yield run
+
+
+def connect_options(url: Address, settings: PoolSettings) -> dict[str, Any]:
+    """What every connection of ours is opened with."""
+    options: dict[str, Any] = {"dsn": url.reveal(), "timeout": settings.connect_timeout_ms / 1000}
+    if settings.transaction_pooling:
+        # The next statement may meet another connection: nothing may be set or prepared on this one.
+        return {**options, "statement_cache_size": 0}
+    timeout_ms = str(settings.statement_timeout_ms)
+    return {**options, "server_settings": {"application_name": APPLICATION, "statement_timeout": timeout_ms}}
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Turn whatever the driver raises into StoreError. No text of it holds an address or what was asked."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise StoreTimeout(f"{name}: {error or 'no connection in time'}") from None
+    except asyncpg.PostgresError as error:
+        state = str(getattr(error, "sqlstate", None) or "")
+        if state == _STATEMENT_CANCELLED:
+            raise StoreTimeout(f"{name}: {error}") from error
+        if state in _MISSING_RELATION:
+            raise StoreError(f"{name}: {error}; `flagstone migrate` sets the database up") from error
+        kind = StoreUnavailable if state[:2] in _UNAVAILABLE else StoreError
+        raise kind(f"{name}: {error}") from error
+    except asyncpg.DataError as error:
+        raise StoreError(f"{name}: {error}") from error
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        raise StoreUnavailable(
+            f"{name}: {type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    except (ValueError, TypeError) as error:
+        # The driver's way of refusing an address, whose text might be in the error.
+        raise StoreUnavailable(f"{name}: the address or its certificates cannot be used") from error

@@ -1,0 +1,133 @@
+"""The shared cache in Redis: a pointer from token to project and version, and a document per version.
+
+When to ask, and how much to fill, is decided above. Invariant: documents never change under their key, so a reader
+finds a whole version or none; and a writer that lags behind does not put back an older one.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import mmh3
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from config.backends import Redis
+from gateway.errors import StoreTimeout, StoreUnavailable
+from gateway.ports import Definitions
+from gateway.stores.envelope import Corrupt, pack, unpack
+from gateway.stores.redis_client import CHANNEL, PREFIX, connect, digest
+from gateway.telemetry import log_event
+
+OLD_VERSION_TTL_S: Final = 60
+"""How long a version that was replaced stays for those who have just read its pointer."""
+MAX_JITTER: Final = 0.1
+"""Part of the time to live that is taken off at most, by the token, so that entries do not expire together."""
+
+
+class RedisCache:
+    """Use as an async context manager. Entering connects to nothing; every call connects as it needs."""
+
+    def __init__(self, settings: Redis) -> None:
+        self._settings = settings
+        self._client: Any = connect(settings)
+
+    def __repr__(self) -> str:
+        return f"<RedisCache {self._settings.url}>"
+
+    async def __aenter__(self) -> "RedisCache":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def load_definitions(self, token: str) -> Definitions | None:
+        async with self._translated():
+            pointer = _read_pointer(await self._client.get(_pointer_key(token)))
+            raw = None if pointer is None else await self._client.get(_document_key(*pointer))
+            if pointer is None or raw is None:
+                return None
+            try:
+                return unpack(raw)
+            except Corrupt as error:
+                log_event("redis_entry_corrupt", logging.WARNING, project_id=pointer[0], reason=error)
+                # Gone, it is missing, and gets filled anew.
+                await self._client.delete(_document_key(*pointer))
+                return None
+
+    async def definitions_versions(self, tokens: Sequence[str]) -> Mapping[str, int]:
+        async with self._translated(), self._client.pipeline(transaction=False) as pipeline:
+            for token in tokens:
+                pipeline.get(_pointer_key(token))
+            found = await pipeline.execute()
+        pointers = {token: _read_pointer(raw) for token, raw in zip(tokens, found, strict=True)}
+        return {token: pointer[1] for token, pointer in pointers.items() if pointer is not None}
+
+    async def claim(self, token: str, ttl_s: float) -> bool:
+        async with self._translated():
+            return bool(await self._client.set(f"{PREFIX}claim:{digest(token)}", b"1", nx=True, px=int(ttl_s * 1000)))
+
+    async def keep_definitions(self, token: str, definitions: Definitions) -> int:
+        key = _document_key(definitions.project_id, definitions.version)
+        async with self._translated():
+            before = _read_pointer(await self._client.get(_pointer_key(token)))
+            if before is not None and before[0] == definitions.project_id and before[1] > definitions.version:
+                return 0
+            envelope = pack(definitions, compress_above_bytes=self._settings.compress_above_bytes)
+            ttl_s = self._ttl_s(token)
+            if not await self._client.set(key, envelope, ex=ttl_s, nx=True):
+                envelope = b""  # Another process was first with the same version.
+            pointer = b"%d:%d" % (definitions.project_id, definitions.version)
+            async with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.set(_pointer_key(token), pointer, ex=ttl_s)
+                pipeline.expire(key, ttl_s)
+                if before is not None and before != (definitions.project_id, definitions.version):
+                    pipeline.expire(_document_key(*before), OLD_VERSION_TTL_S)
+                await pipeline.execute()
+            if envelope:
+                await self._client.publish(CHANNEL, definitions.project_id)
+        return len(envelope)
+
+    async def forget_definitions(self, token: str) -> None:
+        async with self._translated():
+            await self._client.delete(_pointer_key(token))
+
+    def _ttl_s(self, token: str) -> int:
+        part = mmh3.hash(token, signed=False) / 2**32
+        return max(1, int(self._settings.ttl_s * (1 - MAX_JITTER * part)))
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
+        """Bounds whatever is done inside, and turns what the driver raises into StoreError."""
+        settings = self._settings
+        try:
+            async with asyncio.timeout((settings.timeout_ms + settings.connect_timeout_ms) / 1000):
+                yield
+        except (TimeoutError, RedisTimeout):
+            raise StoreTimeout("redis: no answer in time") from None
+        except ResponseError as error:
+            # Full, loading, or a replica: Redis is there and cannot serve us. No text of it holds a token.
+            raise StoreUnavailable(f"redis: {error}") from None
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"redis: {type(error).__name__}") from error
+
+
+def _pointer_key(token: str) -> str:
+    return f"{PREFIX}token:{digest(token)}"
+
+
+def _document_key(project_id: int, version: int) -> str:
+    return f"{PREFIX}definitions:{project_id}:{version}"
+
+
+def _read_pointer(raw: bytes | None) -> tuple[int, int] | None:
+    """Project id and version; None also when somebody else wrote there."""
+    if raw is None:
+        return None
+    project_id, _, version = raw.partition(b":")
+    try:
+        return int(project_id), int(version)
+    except ValueError:
+        return None

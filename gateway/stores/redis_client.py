@@ -1,0 +1,113 @@
+"""Clients of Redis with every bound set, for a single server, behind Sentinel, or a cluster; and the change feed.
+
+What is stored under which key is in redis.py. Invariant: no client retries by itself - the library's default, ten times
+with pauses, turns a hung Redis into seconds per call.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import Redis as Client
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from config.backends import Redis
+from gateway.errors import StoreUnavailable
+
+PREFIX: Final = "flagstone:1:"
+CHANNEL: Final = PREFIX + "changes"
+SENTINEL_PORT: Final = 26_379
+KEEP_ALIVE_S: Final = 10.0
+"""How long a feed may be silent before the connection is asked whether it is still there."""
+
+
+def digest(token: str) -> str:
+    """What stands for a token in keys: whoever reads the cache learns no tokens from them."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def connect(settings: Redis) -> Any:
+    """A client that has not connected yet. Calls beyond its connections fail at once; a bulkhead stands before it."""
+    bounds: dict[str, Any] = {
+        "socket_timeout": settings.timeout_ms / 1000,
+        "socket_connect_timeout": settings.connect_timeout_ms / 1000,
+        "max_connections": settings.max_connections,
+        "protocol": 3,
+        "health_check_interval": 0,
+    }
+    url = settings.url.reveal()
+    if settings.url.scheme == "redis+cluster":
+        nodes = "redis" + url.removeprefix("redis+cluster")
+        # One more try finds the node that a slot has moved to.
+        return RedisCluster.from_url(nodes, cluster_error_retry_attempts=1, **_without_retries(bounds))
+    bounds = _without_retries(bounds)
+    if settings.url.scheme == "redis+sentinel":
+        return _behind_sentinel(url, bounds)
+    return Client.from_url(url, **bounds)
+
+
+def _without_retries(bounds: dict[str, Any]) -> dict[str, Any]:
+    return {**bounds, "retry": Retry(NoBackoff(), 0)}
+
+
+def _behind_sentinel(url: str, bounds: dict[str, Any]) -> Any:
+    parts = urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    sentinels = [(host.partition(":")[0], int(host.partition(":")[2] or SENTINEL_PORT)) for host in hosts]
+    service, _, database = parts.path.strip("/").partition("/")
+    login, _, _ = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    finding = {name: value for name, value in bounds.items() if name != "max_connections"}
+    sentinel = Sentinel(sentinels, sentinel_kwargs=finding)  # type: ignore[no-untyped-call]
+    return sentinel.master_for(
+        service or "mymaster",
+        db=int(database or 0),
+        username=unquote(user) or None,
+        password=unquote(password) or None,
+        **bounds,
+    )
+
+
+class RedisFeed:
+    """Announcements over pub/sub, on a connection of its own."""
+
+    def __init__(self, settings: Redis) -> None:
+        self._settings = settings
+
+    def __repr__(self) -> str:
+        return f"<RedisFeed {self._settings.url}>"
+
+    async def changes(self) -> AsyncIterator[int | None]:
+        client = connect(self._settings)
+        try:
+            if isinstance(client, RedisCluster):
+                # Its pub/sub is not asynchronous; comparing versions does without.
+                raise StoreUnavailable("redis: a cluster announces nothing to this client")
+            async with client.pubsub() as listening:
+                await listening.subscribe(CHANNEL)
+                while True:
+                    async for change in self._until_silent(listening):
+                        yield change
+                    # Silence is normal, so the connection is asked; an answer that does not come ends the feed.
+                    await listening.ping()
+                    if await listening.get_message(timeout=self._settings.timeout_ms / 1000 * 4) is None:
+                        raise StoreUnavailable("redis: the feed's connection does not answer")
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"redis: {type(error).__name__}") from error
+        finally:
+            async with asyncio.timeout(1):
+                await client.aclose()
+
+    @staticmethod
+    async def _until_silent(listening: Any) -> AsyncIterator[int | None]:
+        while (message := await listening.get_message(timeout=KEEP_ALIVE_S)) is not None:
+            if message["type"] == "subscribe":
+                yield None
+            elif message["type"] == "message" and message["data"].isdigit():
+                yield int(message["data"])

@@ -1,0 +1,166 @@
+"""A TCP proxy with faults, to stand between the service and what it depends on.
+
+It runs in a thread with a loop of its own, so that tests in any loop, and other processes, can go through it. Faults
+are switched at any moment and affect connections that are open. Invariant: closing it leaves no thread and no socket.
+"""
+
+import asyncio
+import random
+import socket
+import struct
+import threading
+from contextlib import suppress
+from types import TracebackType
+from typing import Literal, NamedTuple
+
+Mode = Literal["none", "delay", "blackhole", "refuse", "reset", "bandwidth", "slow_close"]
+
+_RESET = struct.pack("ii", 1, 0)
+CHUNK = 64 * 1024
+
+
+class Fault(NamedTuple):
+    """What happens to bytes: `seconds` delays each piece, `jitter` adds up to that many more."""
+
+    mode: Mode = "none"
+    seconds: float = 0.0
+    jitter: float = 0.0
+    bytes_per_s: float = 0.0
+
+
+class FaultProxy:
+    """`with FaultProxy("127.0.0.1", port) as proxy:` listens at `proxy.port` until it is left."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._fault = Fault()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy")
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+        self.accepted = 0
+        self.bytes_up = 0
+        self.bytes_down = 0
+
+    def __repr__(self) -> str:
+        return f"<FaultProxy {self._fault.mode}, {self.open} open, {self.accepted} accepted>"
+
+    @property
+    def open(self) -> int:
+        """Connections through the proxy now."""
+        return len(self._connections)
+
+    def __enter__(self) -> "FaultProxy":
+        self._thread.start()
+        self._run(self._listen())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+    def set(self, mode: Mode, *, seconds: float = 0.0, jitter: float = 0.0, bytes_per_s: float = 0.0) -> None:
+        """Switch to this fault. Refusing and resetting also cut what is open."""
+        self._run(self._switch(Fault(mode, seconds, jitter, bytes_per_s)))
+
+    def heal(self) -> None:
+        """No fault from now on. What hung in a black hole is cut, as after a failover."""
+        self._run(self._switch(Fault()))
+
+    def _run(self, work: "asyncio._CoroutineLike[None]") -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _switch(self, fault: Fault) -> None:
+        was, self._fault = self._fault, fault
+        if fault.mode in ("refuse", "reset") or was.mode == "blackhole":
+            self._cut()
+        if fault.mode == "refuse" and self._server is not None:
+            self._server.close()
+            self._server = None
+        elif fault.mode != "refuse" and self._server is None:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=CHUNK, reuse_address=True)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._cut()
+        for task in self._connections:
+            task.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=5)
+        for _ in range(3):  # For transports to close their sockets.
+            await asyncio.sleep(0)
+
+    def _cut(self) -> None:
+        for writer in self._writers:
+            made: socket.socket = writer.get_extra_info("socket")
+            with suppress(OSError):
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.accepted += 1
+        self._connections.add(task)
+        self._writers.add(writer)
+        upstream: asyncio.StreamWriter | None = None
+        try:
+            if self._fault.mode in ("reset", "refuse"):
+                self._cut()
+                return
+            while self._fault.mode == "blackhole":
+                await asyncio.sleep(0.02)
+                if writer.transport.is_closing():
+                    return
+            answers, upstream = await asyncio.open_connection(*self._target)
+            self._writers.add(upstream)
+            pumps = [
+                asyncio.ensure_future(self._pump(reader, upstream, is_up=True)),
+                asyncio.ensure_future(self._pump(answers, writer, is_up=False)),
+            ]
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.wait(pumps, timeout=1)
+            if self._fault.mode == "slow_close":
+                await asyncio.sleep(self._fault.seconds)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            for made in (writer, upstream):
+                if made is not None:
+                    self._writers.discard(made)
+                    made.transport.abort() if self._fault.mode == "reset" else made.close()
+            self._connections.discard(task)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_up: bool) -> None:
+        try:
+            while piece := await source.read(CHUNK):
+                fault = self._fault
+                if fault.mode == "delay":
+                    await asyncio.sleep(fault.seconds + fault.jitter * random.random())
+                elif fault.mode == "bandwidth":
+                    await asyncio.sleep(len(piece) / fault.bytes_per_s)
+                while self._fault.mode == "blackhole":  # noqa: ASYNC110 - several faults may pass meanwhile
+                    await asyncio.sleep(0.02)
+                sink.write(piece)
+                await sink.drain()
+                if is_up:
+                    self.bytes_up += len(piece)
+                else:
+                    self.bytes_down += len(piece)
+        except OSError:
+            pass
