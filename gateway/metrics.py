@@ -24,7 +24,6 @@ DEPENDENCIES: Final = ("definitions", "persons", "writer", "redis")
 CALL_OUTCOMES: Final = ("ok", "timeout", "error", "gone", "open", "busy", "skipped")
 BREAKER_STATES: Final = ("closed", "open", "half_open")
 FEEDS: Final = ("postgres", "redis")
-TASKS: Final = ("refresh", "feed_postgres", "feed_redis")
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -85,6 +84,7 @@ class Metrics:
         self._heartbeat = self._gauge(
             "heartbeat_age_seconds", "Time since a background task last went round.", ("task",)
         )
+        self.tasks = self._gauge("tasks", "Tasks in the event loop: what is under way, of all kinds.")
         self.disk_writable = self._gauge("disk_writable", "Whether last known good definitions are being kept.")
         self._build = self._gauge("build_info", "What is running.", ("version",))
         self._build.labels(version("flagstone")).set(1)

@@ -4,6 +4,7 @@ Invariant: what is opened here is closed in the reverse order, whatever happens 
 waits for a server, so that the process starts, and answers, with everything behind it down.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final, Protocol, TypedDict
@@ -96,6 +97,7 @@ async def open_services(
             )
         )
         metrics.at_scrape(lambda: metrics.override_writes_queued.set(overrides.queued))
+        metrics.at_scrape(lambda: metrics.tasks.set(len(asyncio.all_tasks())))
         flags = FlagService(snapshots, facts, overrides, clock, metrics)
         yield Services(settings=settings, metrics=metrics, snapshots=snapshots, flags=flags)
 
