@@ -103,8 +103,8 @@ class Snapshots(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             le=1000,
-            description="Documents loaded at once by one process, first loads and changed ones together. Bounds what "
-            "a thousand expired projects ask of the store at the same time.",
+            description="Documents loaded at once by one process: so many for projects it does not hold, and as many "
+            "for projects that changed. Bounds what a thousand changed projects ask of the store at the same time.",
         ),
     ] = 8
     max_bytes: Annotated[

@@ -72,7 +72,9 @@ class SnapshotService:
         # Apart from what is held, so that made-up tokens cannot push out a snapshot.
         self._absent: LRUCache[str, _Absent] = LRUCache(settings.max_unknown_tokens)
         self._first_loads: dict[str, asyncio.Task[Held | _Absent]] = {}
+        # Apart, so that a request for a project not held does not wait until all changed ones are loaded.
         self._loads = asyncio.Semaphore(settings.max_loads)
+        self._reloads = asyncio.Semaphore(settings.max_loads)
         self._fills = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_due = asyncio.Event()
@@ -217,7 +219,7 @@ class SnapshotService:
         """Load the version that the stores have by now."""
         now = self._clock.monotonic
         try:
-            async with self._loads:
+            async with self._reloads:
                 found = await self._definitions.load(token, version)
                 if found is None:
                     await self._forget(token)

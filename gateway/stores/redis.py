@@ -67,7 +67,7 @@ class RedisCache:
 
     async def claim(self, token: str, ttl_s: float) -> bool:
         async with self._translated():
-            return bool(await self._client.set(f"{PREFIX}claim:{digest(token)}", b"1", nx=True, px=int(ttl_s * 1000)))
+            return bool(await self._client.set(_claim_key(token), b"1", nx=True, px=int(ttl_s * 1000)))
 
     async def keep_definitions(self, token: str, definitions: Definitions) -> int:
         key = _document_key(definitions.project_id, definitions.version)
@@ -83,6 +83,7 @@ class RedisCache:
             async with self._client.pipeline(transaction=False) as pipeline:
                 pipeline.set(_pointer_key(token), pointer, ex=ttl_s)
                 pipeline.expire(key, ttl_s)
+                pipeline.delete(_claim_key(token))
                 if before is not None and before != (definitions.project_id, definitions.version):
                     pipeline.expire(_document_key(*before), OLD_VERSION_TTL_S)
                 await pipeline.execute()
@@ -116,6 +117,10 @@ class RedisCache:
 
 def _pointer_key(token: str) -> str:
     return f"{PREFIX}token:{digest(token)}"
+
+
+def _claim_key(token: str) -> str:
+    return f"{PREFIX}claim:{digest(token)}"
 
 
 def _document_key(project_id: int, version: int) -> str:

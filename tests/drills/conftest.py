@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -29,6 +30,8 @@ BUDGET_S = 0.4
 GRACE_S = 0.05
 BREAKER_S = 0.6
 """The longest a breaker stays open in a drill."""
+KEEP_ALIVE_S = 1.2
+"""How long the engine keeps the tasks of connections that are closed."""
 WITHOUT_FACTS = frozenset({"on", "half", "by-request"})
 WITH_FACTS = frozenset({"paid", "sticky"})
 
@@ -93,12 +96,13 @@ class Run:
 
 
 class Stage:
-    """A service and the faults before its backends."""
+    """A service, the faults before its backends, and the name of its database."""
 
-    def __init__(self, server: ServerProcess, postgres: FaultProxy, redis: FaultProxy) -> None:
+    def __init__(self, server: ServerProcess, postgres: FaultProxy, redis: FaultProxy, database: str) -> None:
         self.server = server
         self.postgres = postgres
         self.redis = redis
+        self.database = database
         self._scraper = httpx.Client()
 
     def close(self) -> None:
@@ -154,6 +158,34 @@ class Stage:
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
 
 
+def assert_answered(run: Run, healthy: Run) -> None:
+    """Every request is answered, in time; flags that need nothing stored exactly as when all is well."""
+    assert set(run.statuses) == {200}
+    assert run.flags(WITHOUT_FACTS) == healthy.flags(WITHOUT_FACTS)
+    for now, then in zip(run.flags(WITH_FACTS), healthy.flags(WITH_FACTS), strict=True):
+        for key, record in now.items():
+            assert record == then[key] or (record["failed"] and not record["enabled"])
+    # The machine may stall any single request; that the service holds its budget shows in all but a few.
+    late = [seconds for seconds in run.seconds if seconds > BUDGET_S + GRACE_S]
+    assert len(late) <= len(run.seconds) * 0.1, sorted(run.seconds)
+    assert median(run.seconds) <= BUDGET_S + GRACE_S
+
+
+def assert_nothing_left(stage: Stage, tasks: float) -> None:
+    """No call, connection or task of the outage remains."""
+    time.sleep(KEEP_ALIVE_S)
+    for _ in range(30):
+        left = (
+            stage.metric("pool_connections", 'state="in_use"'),
+            stage.metric("calls_queued"),
+            max(0.0, stage.metric("tasks") - tasks),
+        )
+        if left == (0, 0, 0):
+            break
+        time.sleep(0.1)
+    assert left == (0, 0, 0)
+
+
 @pytest.fixture
 def start(
     postgres: Postgres,
@@ -182,7 +214,7 @@ def start(
                 *settings,
             )
             server = start_server(*(it for setting in chosen for it in ("--set", setting)))
-            stages.append(Stage(server.wait_until_ready(), before_postgres, before_redis))
+            stages.append(Stage(server.wait_until_ready(), before_postgres, before_redis, database))
             return stages[-1]
 
         yield start

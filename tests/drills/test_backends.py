@@ -4,43 +4,23 @@ import time
 from collections.abc import Callable
 from statistics import median
 
+import httpx
 import pytest
 
-from tests.drills.conftest import BREAKER_S, BUDGET_S, GRACE_S, WITH_FACTS, WITHOUT_FACTS, Run, Stage
-
-KEEP_ALIVE_S = 1.2
-"""How long the engine keeps the tasks of connections that are closed."""
+from tests.drills.conftest import (
+    BREAKER_S,
+    BUDGET_S,
+    GRACE_S,
+    KEEP_ALIVE_S,
+    WITH_FACTS,
+    WITHOUT_FACTS,
+    Stage,
+    assert_answered,
+    assert_nothing_left,
+)
 
 Start = Callable[..., Stage]
 Break = Callable[[Stage], None]
-
-
-def assert_answered(run: Run, healthy: Run) -> None:
-    """Every request is answered, in time; flags that need nothing stored exactly as when all is well."""
-    assert set(run.statuses) == {200}
-    assert run.flags(WITHOUT_FACTS) == healthy.flags(WITHOUT_FACTS)
-    for now, then in zip(run.flags(WITH_FACTS), healthy.flags(WITH_FACTS), strict=True):
-        for key, record in now.items():
-            assert record == then[key] or (record["failed"] and not record["enabled"])
-    # The machine may stall any single request; that the service holds its budget shows in all but a few.
-    late = [seconds for seconds in run.seconds if seconds > BUDGET_S + GRACE_S]
-    assert len(late) <= len(run.seconds) * 0.1, sorted(run.seconds)
-    assert median(run.seconds) <= BUDGET_S + GRACE_S
-
-
-def assert_nothing_left(stage: Stage, tasks: float) -> None:
-    """No call, connection or task of the outage remains."""
-    time.sleep(KEEP_ALIVE_S)
-    for _ in range(30):
-        left = (
-            stage.metric("pool_connections", 'state="in_use"'),
-            stage.metric("calls_queued"),
-            max(0.0, stage.metric("tasks") - tasks),
-        )
-        if left == (0, 0, 0):
-            break
-        time.sleep(0.1)
-    assert left == (0, 0, 0)
 
 
 def postgres_refused(stage: Stage) -> None:
@@ -166,8 +146,6 @@ def test_drill__both_dead_at_the_start__the_disk_serves(start: Start, fault: Bre
 @pytest.mark.parametrize("fault", [both_refused, both_hung], ids=lambda it: it.__name__)
 def test_drill__both_dead_at_the_start_without_a_disk__is_not_ready_and_never_wrong(start: Start, fault: Break) -> None:
     """With nothing to answer from the service says 503, not 401 and not flags, and answers once it can."""
-    import httpx
-
     stage = start("disk.path=")
     fault(stage)
     assert httpx.get(f"{stage.server.url}/_readiness", timeout=5).status_code == 503
