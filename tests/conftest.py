@@ -14,7 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import database, pgbouncer, postgres, redis_server  # noqa: F401 - fixtures for every test
+from tests.servers import (  # noqa: F401 - fixtures for every test
+    cluster_url,
+    database,
+    one_cluster,
+    one_redis,
+    one_sentinel,
+    pgbouncer,
+    postgres,
+    redis_server,
+    sentinel_url,
+)
 
 PATIENCE_S = 30.0
 """How long a test waits for a process before it fails. Never reached when all is well."""

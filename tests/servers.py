@@ -276,10 +276,19 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[Redis]:
+def one_redis() -> Iterator[Redis]:
+    """One Redis for all tests."""
     server = Redis()
     with running(server):
         yield server
+
+
+@pytest.fixture
+def redis_server(one_redis: Redis) -> Redis:
+    """The Redis of all tests, with nothing in it."""
+    with one_redis.client() as client:
+        client.flushall()
+    return one_redis
 
 
 @pytest.fixture(scope="session")
@@ -296,3 +305,44 @@ def database(postgres: Postgres) -> Iterator[str]:
     postgres.execute(f"CREATE DATABASE {name}")
     yield name
     postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def one_sentinel(one_redis: Redis) -> Iterator[str]:
+    """The address of a Sentinel that watches the Redis of all tests."""
+    server = Server("sentinel")
+    configuration = server.write("sentinel.conf", f"port {server.port}\nbind 127.0.0.1\n"
+                                 f"sentinel monitor main 127.0.0.1 {one_redis.port} 1\n")  # fmt: skip
+    with running(server):
+        program = _found("redis-server", *_redis_folder())
+        server.launch([program, configuration, "--sentinel"], lambda: _accepts_redis(server.port))
+        yield f"redis+sentinel://127.0.0.1:{server.port}/main/0"
+
+
+@pytest.fixture
+def sentinel_url(one_sentinel: str, redis_server: Redis) -> str:
+    """The address of a Sentinel that watches the Redis of all tests, which has nothing in it."""
+    assert redis_server
+    return one_sentinel
+
+
+@pytest.fixture(scope="session")
+def one_cluster() -> Iterator[Redis]:
+    """The address of a cluster of one node, which has all the slots."""
+    server = Redis("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf")
+    with running(server):
+        with server.client() as client:
+            client.execute_command("CLUSTER ADDSLOTS", *range(16384))
+            ends_at = time.monotonic() + PATIENCE_S
+            while client.cluster("INFO")["cluster_state"] != "ok":
+                assert time.monotonic() < ends_at
+                time.sleep(0.05)
+        yield server
+
+
+@pytest.fixture
+def cluster_url(one_cluster: Redis) -> str:
+    """The address of the cluster of all tests, with nothing in it."""
+    with one_cluster.client() as client:
+        client.flushall()
+    return f"redis+cluster://127.0.0.1:{one_cluster.port}"

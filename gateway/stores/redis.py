@@ -18,7 +18,7 @@ from config.backends import Redis
 from gateway.errors import StoreTimeout, StoreUnavailable
 from gateway.ports import Definitions
 from gateway.stores.envelope import Corrupt, pack, unpack
-from gateway.stores.redis_client import CHANNEL, PREFIX, connect, digest
+from gateway.stores.redis_client import CHANNEL, PREFIX, close, connect, digest
 from gateway.telemetry import log_event
 
 OLD_VERSION_TTL_S: Final = 60
@@ -41,7 +41,7 @@ class RedisCache:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+        await close(self._client)
 
     async def load_definitions(self, token: str) -> Definitions | None:
         async with self._translated():

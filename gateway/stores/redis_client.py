@@ -7,6 +7,7 @@ with pauses, turns a hung Redis into seconds per call.
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +24,7 @@ from gateway.errors import StoreUnavailable
 PREFIX: Final = "flagstone:1:"
 CHANNEL: Final = PREFIX + "changes"
 SENTINEL_PORT: Final = 26_379
+CLOSE_TIMEOUT_S: Final = 1.0
 KEEP_ALIVE_S: Final = 10.0
 """How long a feed may be silent before the connection is asked whether it is still there."""
 
@@ -43,17 +45,12 @@ def connect(settings: Redis) -> Any:
     }
     url = settings.url.reveal()
     if settings.url.scheme == "redis+cluster":
-        nodes = "redis" + url.removeprefix("redis+cluster")
         # One more try finds the node that a slot has moved to.
-        return RedisCluster.from_url(nodes, cluster_error_retry_attempts=1, **_without_retries(bounds))
-    bounds = _without_retries(bounds)
+        return RedisCluster.from_url("redis" + url.removeprefix("redis+cluster"), **bounds, retry=Retry(NoBackoff(), 1))
+    bounds["retry"] = Retry(NoBackoff(), 0)
     if settings.url.scheme == "redis+sentinel":
         return _behind_sentinel(url, bounds)
     return Client.from_url(url, **bounds)
-
-
-def _without_retries(bounds: dict[str, Any]) -> dict[str, Any]:
-    return {**bounds, "retry": Retry(NoBackoff(), 0)}
 
 
 def _behind_sentinel(url: str, bounds: dict[str, Any]) -> Any:
@@ -72,6 +69,16 @@ def _behind_sentinel(url: str, bounds: dict[str, Any]) -> Any:
         password=unquote(password) or None,
         **bounds,
     )
+
+
+async def close(client: Any) -> None:
+    """Let go of all connections, within a bounded time."""
+    with suppress(TimeoutError, RedisError, OSError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await client.aclose()
+            manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+            for sentinel in manager.sentinels if manager else ():
+                await sentinel.aclose()
 
 
 class RedisFeed:
@@ -101,8 +108,7 @@ class RedisFeed:
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"redis: {type(error).__name__}") from error
         finally:
-            async with asyncio.timeout(1):
-                await client.aclose()
+            await close(client)
 
     @staticmethod
     async def _until_silent(listening: Any) -> AsyncIterator[int | None]:

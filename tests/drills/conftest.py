@@ -197,8 +197,6 @@ def start(
     """Starts the service against a copy of the database and an empty Redis; more settings as arguments."""
     database = f"drill_{time.monotonic_ns()}"
     postgres.execute(f"CREATE DATABASE {database} TEMPLATE {template}")
-    with redis_server.client() as client:
-        client.flushall()
     with (
         FaultProxy("127.0.0.1", postgres.port) as before_postgres,
         FaultProxy("127.0.0.1", redis_server.port) as before_redis,
