@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -38,6 +39,8 @@ RENEW_S: Final = 60.0
 RETRY_S: Final = 60.0
 """How often writing is tried again once it failed."""
 CLOSE_TIMEOUT_S: Final = 5.0
+LEFTOVER_S: Final = 600.0
+"""The age of a half-written file that nobody is writing any more."""
 
 
 class _Token(msgspec.Struct):
@@ -147,15 +150,16 @@ class DiskStore:
     def _prepare(self) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            probe = self._folder / f"{TEMPORARY_PREFIX}{os.getpid()}-probe"
-            probe.write_bytes(b"")
-            probe.unlink()
+            handle, probe = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self._folder)
+            os.close(handle)
+            os.unlink(probe)
         except OSError as error:
             self._off(error)
             return
         for path in self._folder.glob(f"{TEMPORARY_PREFIX}*"):
-            if not _is_running(path.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]):
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # Another process may share the folder.
+                if self._clock.now().timestamp() - path.stat().st_mtime > LEFTOVER_S:
+                    path.unlink()
 
     def _path(self, token: str) -> Path:
         return self._folder / (hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:32] + SUFFIX)
@@ -171,7 +175,7 @@ class DiskStore:
             definitions = unpack(path.read_bytes())
             if msgspec.json.decode(definitions.document, type=_Token).token != token:
                 raise Corrupt("it is another project's")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             log_event("disk_snapshot_unreadable", logging.WARNING, file=path.name, reason=error.strerror)
@@ -203,16 +207,16 @@ class DiskStore:
             log_event("disk_snapshot_too_large", logging.WARNING, project_id=definitions.project_id, size=len(envelope))
             return
         path = self._path(token)
-        temporary = self._folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{path.stem}"
+        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self._folder)
         try:
-            with temporary.open("wb") as file:
+            with open(handle, "wb") as file:
                 file.write(envelope)
                 file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+                os.fsync(handle)
+            os.replace(temporary, path)
         except OSError:
             with suppress(OSError):
-                temporary.unlink()
+                os.unlink(temporary)
             raise
         self._make_room(path)
 
@@ -220,7 +224,7 @@ class DiskStore:
         """Remove the files renewed longest ago until what is left keeps within the bound."""
         found = []
         for path in (*self._files(), *self._folder.glob(f"*{CORRUPT_SUFFIX}")):
-            with suppress(FileNotFoundError):  # Another process may share the folder.
+            with suppress(FileNotFoundError):
                 status = path.stat()
                 found.append((path == newest, status.st_mtime, status.st_size, path))
         size = sum(it[2] for it in found)
@@ -229,14 +233,3 @@ class DiskStore:
                 return
             path.unlink(missing_ok=True)
             size -= freed
-
-
-def _is_running(pid: str) -> bool:
-    if not pid.isdigit() or int(pid) == os.getpid():
-        return False  # Ours are left from before: nothing is being written yet.
-    with suppress(PermissionError):
-        try:
-            os.kill(int(pid), 0)
-        except (ProcessLookupError, OverflowError):
-            return False
-    return True
