@@ -41,8 +41,8 @@ class FaultProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.accepted = 0
-        self.bytes_up = 0
-        self.bytes_down = 0
+        self.pieces_up = 0
+        self.pieces_down = 0
 
     def __repr__(self) -> str:
         return f"<FaultProxy {self._fault.mode}, {self.open} open, {self.accepted} accepted>"
@@ -159,8 +159,8 @@ class FaultProxy:
                 sink.write(piece)
                 await sink.drain()
                 if is_up:
-                    self.bytes_up += len(piece)
+                    self.pieces_up += 1
                 else:
-                    self.bytes_down += len(piece)
+                    self.pieces_down += 1
         except OSError:
             pass

@@ -1,0 +1,115 @@
+"""The fault proxy itself, before an echo: each fault is what it says."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.faults import FaultProxy
+
+SOON_S = 5.0
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[int]:
+    """The port of a server that says everything back."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while piece := await reader.read(1 << 16):
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+@pytest.fixture
+def proxy(echo: int) -> Iterator[FaultProxy]:
+    with FaultProxy("127.0.0.1", echo) as proxy:
+        yield proxy
+
+
+class Line:
+    """One connection through the proxy."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def say(self, what: bytes, within_s: float = SOON_S) -> bytes:
+        """What comes back; nothing when the connection ends."""
+        self._writer.write(what)
+        return await asyncio.wait_for(self._reader.read(1 << 16), within_s)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@contextlib.asynccontextmanager
+async def connected(proxy: FaultProxy) -> AsyncIterator[Line]:
+    line = Line(*await asyncio.open_connection("127.0.0.1", proxy.port))
+    yield line
+    line.close()
+
+
+async def test_proxy__without_a_fault__passes_everything(proxy: FaultProxy) -> None:
+    """Bytes go through, and are counted."""
+    async with connected(proxy) as line:
+        assert await line.say(b"hello") == b"hello"
+        assert (proxy.open, proxy.accepted, proxy.pieces_up, proxy.pieces_down) == (1, 1, 1, 1)
+    assert "none" in repr(proxy)
+
+
+@pytest.mark.parametrize(("mode", "options"), [("delay", {"seconds": 0.1}), ("bandwidth", {"bytes_per_s": 50})])
+async def test_proxy__slowed__passes_everything_later(proxy: FaultProxy, mode: str, options: dict[str, float]) -> None:
+    """Each piece waits, there and back."""
+    async with connected(proxy) as line:
+        await line.say(b"warm")
+        await asyncio.to_thread(proxy.set, mode, **options)  # type: ignore[arg-type]
+        began = time.monotonic()
+        assert await line.say(b"hello") == b"hello"
+        assert time.monotonic() - began >= 0.19
+
+
+async def test_proxy__black_hole__swallows_and_cuts_when_healed(proxy: FaultProxy) -> None:
+    """Connections are accepted and nothing passes, in the middle of one too; healing ends what hung."""
+    async with connected(proxy) as line:
+        await line.say(b"warm")
+        await asyncio.to_thread(proxy.set, "blackhole")
+        with pytest.raises(TimeoutError):
+            await line.say(b"hello", 0.2)
+        async with connected(proxy) as other:
+            with pytest.raises(TimeoutError):
+                await other.say(b"hello", 0.2)
+        await asyncio.to_thread(proxy.heal)
+        with pytest.raises(ConnectionResetError):
+            await line.say(b"again")
+    async with connected(proxy) as line:
+        assert await line.say(b"hello") == b"hello"
+
+
+async def test_proxy__reset__cuts_old_and_new(proxy: FaultProxy) -> None:
+    """Live connections are reset, and so is every new one."""
+    async with connected(proxy) as line:
+        await line.say(b"warm")
+        await asyncio.to_thread(proxy.set, "reset")
+        with pytest.raises(ConnectionResetError):
+            await line.say(b"hello")
+    async with connected(proxy) as line:
+        with pytest.raises(ConnectionResetError):
+            await line.say(b"hello")
+
+
+async def test_proxy__refuse__closes_the_door_and_opens_it_again(proxy: FaultProxy) -> None:
+    """Nobody listens until it is healed, and then at the same port."""
+    await asyncio.to_thread(proxy.set, "refuse")
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", proxy.port)
+    await asyncio.to_thread(proxy.heal)
+    async with connected(proxy) as line:
+        assert await line.say(b"hello") == b"hello"
