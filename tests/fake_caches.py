@@ -83,14 +83,17 @@ class FakeLastGood:
 
 
 class FakeFeed:
-    """Tells what is put into `told`; an exception in it ends the feed."""
+    """Tells what is put into `told`; an exception in it ends the feed, and `refuses` lets none begin."""
 
     def __init__(self) -> None:
         self.told: asyncio.Queue[int | Exception | None] = asyncio.Queue()
         self.connections = 0
+        self.refuses = False
 
     async def changes(self) -> AsyncIterator[int | None]:
         self.connections += 1
+        if self.refuses:
+            raise StoreError("refused")
         yield None
         while True:
             change = await self.told.get()

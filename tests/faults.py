@@ -154,7 +154,7 @@ class FaultProxy:
                     await asyncio.sleep(fault.seconds + fault.jitter * random.random())
                 elif fault.mode == "bandwidth":
                     await asyncio.sleep(len(piece) / fault.bytes_per_s)
-                while self._fault.mode == "blackhole":  # noqa: ASYNC110 - several faults may pass meanwhile
+                while self._fault.mode == "blackhole":
                     await asyncio.sleep(0.02)
                 sink.write(piece)
                 await sink.drain()

@@ -91,8 +91,7 @@ class SnapshotService:
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
+        await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
 
     async def get(self, token: str, deadline: Deadline) -> Held:
         """The project's snapshot, possibly a moment old. Only the first request for a project waits for a store.

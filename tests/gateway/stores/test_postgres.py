@@ -258,7 +258,7 @@ async def first(feed: PostgresFeed, changes: int, told: list[int | None]) -> Non
 
 
 async def until(told: list[int | None], number: int) -> None:
-    while len(told) < number:  # noqa: ASYNC110 - the test's own limit of time applies
+    while len(told) < number:
         await asyncio.sleep(0.01)
 
 

@@ -147,7 +147,7 @@ async def test_feed__entry_is_kept__tells_the_project(
     """Listening begins with "anything may have changed"; then every new entry is told, and noise is not."""
     listening = asyncio.ensure_future(first(RedisFeed(settings(proxy)), 3))
     with redis_server.client() as client:
-        while not client.pubsub_numsub(redis_client.CHANNEL)[0][1]:  # noqa: ASYNC110
+        while not client.pubsub_numsub(redis_client.CHANNEL)[0][1]:
             await asyncio.sleep(0.01)
         client.publish(redis_client.CHANNEL, "noise")
         await cache.keep_definitions(TOKEN, definitions())
