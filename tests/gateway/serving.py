@@ -40,7 +40,8 @@ class MemoryStore:
     def put(self, token: str, document: dict[str, Any] | bytes, version: int = 1) -> None:
         """Store a project; bytes stand as they are, to store what no importer would let through."""
         raw = document if isinstance(document, bytes) else msgspec.json.encode({**document, "token": token})
-        self.definitions[token] = Definitions(1, version, raw)
+        project_id = document.get("id", 1) if isinstance(document, dict) else 1
+        self.definitions[token] = Definitions(project_id, version, raw)
 
     async def load_definitions(self, token: str) -> Definitions | None:
         await self._answer("load_definitions")

@@ -13,9 +13,9 @@ from gateway.errors import AuthenticationFailed, StoreUnavailable, Unavailable
 from gateway.metrics import Metrics
 from gateway.ports import Deadline, Definitions, LastGood
 from gateway.resilience.token_bucket import TokenBucket
-from gateway.services import definitions, held, snapshots
+from gateway.services import definitions, snapshots
 from gateway.services.definitions import Shared
-from gateway.services.held import Held, HeldSnapshots
+from gateway.services.held import Held
 from gateway.services.snapshots import SnapshotService
 from tests.builders import flag, project
 from tests.fake_caches import FakeLastGood, FakeSharedCache
@@ -341,37 +341,3 @@ async def test_metrics__snapshots_held__are_measured(world: World) -> None:
     assert "flagstone_snapshot_age_seconds 3.0" in told
     assert 'flagstone_heartbeat_age_seconds{task="refresh"}' in told
     assert 'flagstone_cache_fills_total{outcome="written"} 1.0' in told
-
-
-def held_of(size: int) -> Held:
-    class Nothing:
-        version = 1
-        flags = ()
-
-    return Held(Nothing(), Definitions(1, 1, b"x" * size), "store", 0.0, 0.0)  # type: ignore[arg-type]
-
-
-def test_held__more_bytes_than_there_is_room__drops_the_least_used() -> None:
-    """The bound on bytes holds as well as the bound on projects, and one project may fill it alone."""
-    evictions: list[None] = []
-    cache = HeldSnapshots(100, 10, lambda: evictions.append(None))
-    for name in "abc":
-        cache[name] = held_of(40)
-    assert list(cache) == ["b", "c"]
-    cache["huge"] = held_of(1000)
-    assert list(cache) == ["huge"]
-    assert len(evictions) == 3
-
-
-def test_held__put_off__waits_longer_each_time_up_to_a_longest() -> None:
-    """Pauses grow, and what confirms starts them over."""
-    it = held_of(1)
-    pauses = []
-    for _ in range(7):
-        it.put_off(0.0)
-        pauses.append(it.check_at)
-    assert pauses == [0.5, 1, 2, 4, 8, 15, 15]
-    it.confirm(0.0, 8.0)
-    it.put_off(0.0)
-    assert it.check_at == held.RETRY_S
-    assert repr(it) == "<Held v1 from store, 1 bytes>"
