@@ -1,16 +1,23 @@
 """What the documentation says about the service's outside, and what the code says, are the same."""
 
+import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from starlette.routing import Route
 
+from config.settings import FIELDS
 from gateway.app import ROUTES
 from gateway.endpoints.methods import Methods
 from gateway.errors import BadRequest, GatewayError
+from gateway.metrics import Metrics
 
-ENDPOINTS = (Path(__file__).parents[1] / "docs" / "endpoints.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+ENDPOINTS = (DOCS / "endpoints.md").read_text(encoding="utf-8")
+METRICS = (DOCS / "metrics.md").read_text(encoding="utf-8")
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def errors(family: type[GatewayError] = GatewayError) -> Iterator[type[GatewayError]]:
@@ -48,3 +55,30 @@ def test_endpoints_document__its_errors__all_exist() -> None:
     described = {row.split("`")[1] for row in ENDPOINTS.splitlines() if row[:5] in {f"| {n}" for n in range(400, 600)}}
     assert described == {error.code for error in errors()}
     assert BadRequest.code in described
+
+
+def test_metrics_document__its_rows__are_the_metrics() -> None:
+    """Every metric is described with its type and its labels, and nothing else is."""
+    described = {}
+    for row in METRICS.splitlines():
+        if row.startswith("| `flagstone_"):
+            name, kind, labels = (cell.strip() for cell in row.split("|")[1:4])
+            described[name.strip("`")] = (kind, tuple(part.strip(" `") for part in labels.split(",") if part.strip()))
+    families = {
+        name + "_total" * (kind == "counter"): (kind, labels) for name, (kind, labels) in Metrics().families().items()
+    }
+    assert described == families
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_settings__each_of_them__has_a_test_that_names_it(path: str) -> None:
+    """A setting that nothing reads would stand here without a test of what it changes."""
+    tests = Path(__file__).parent.rglob("test_*.py")
+    assert any(f"{path}:" in text or f"{path}," in text or f"{path}." in text for text in map(_docstrings, tests))
+
+
+@cache
+def _docstrings(path: Path) -> str:
+    """The promises of all tests in a file."""
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, FUNCTIONS)]
+    return "\n".join(ast.get_docstring(function) or "" for function in functions)

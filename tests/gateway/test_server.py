@@ -1,12 +1,19 @@
 """The server as an operator meets it: real processes, real signals, real sockets."""
 
+import asyncio
+import contextlib
 import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 
+from config.settings import Server
+from gateway import server as gateway_server
+from gateway.app import MetricsApp
+from gateway.metrics import Metrics
 from gateway.server import CannotServe, bind, url_of
 from tests.conftest import PATIENCE_S, ServerProcess
 
@@ -100,7 +107,7 @@ def test_serve__told_twice_to_stop__cuts_requests_off(
 
 
 def test_serve__drain_timeout__ends_a_request_that_does_not(start_server: Start) -> None:
-    """One client that never finishes cannot keep the process alive."""
+    """server.drain_timeout_s: one client that never finishes cannot keep the process alive."""
     server = start_server("--demo", "--set", "server.drain_timeout_s=0", "--set", "requests.body_timeout_s=60")
     with server.wait_until_ready().connect() as connection:
         connection.sendall(HEAD[:-2] + b"Expect: 100-continue\r\n\r\n")
@@ -165,3 +172,80 @@ def test_bind__listener__accepts_at_once() -> None:
     """A connection made during startup waits in the backlog instead of being refused."""
     with bind("127.0.0.1", 0, 10) as listener, socket.create_connection(listener.getsockname()[:2], PATIENCE_S) as made:
         assert made.getpeername() == listener.getsockname()
+
+
+def test_serve__host_and_port__are_where_it_listens(start_server: Start) -> None:
+    """server.host, server.port: the server answers there, and not at another of the machine's addresses."""
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        port = free.getsockname()[1]
+    server = start_server("--demo", "--set", "server.host=127.0.0.2", "--set", f"server.port={port}")
+    server.wait_until_ready()
+    assert server.url == f"http://127.0.0.2:{port}"
+    socket.create_connection(("127.0.0.2", port), PATIENCE_S).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+
+
+@pytest.mark.parametrize(("keep_alive_s", "is_open"), [(1, False), (60, True)])
+def test_serve__idle_connection__is_closed_in_its_time(
+    start_server: Start, keep_alive_s: int, *, is_open: bool
+) -> None:
+    """server.keep_alive_timeout_s: an idle connection is closed after it, and kept until then."""
+    server = start_server("--demo", "--set", f"server.keep_alive_timeout_s={keep_alive_s}").wait_until_ready()
+    with server.connect() as connection:
+        connection.sendall(b"GET /_liveness HTTP/1.1\r\nHost: flagstone\r\n\r\n")
+        assert connection.recv(65_536)
+        connection.settimeout(2.5)
+        try:
+            assert (connection.recv(65_536) != b"") is is_open
+        except TimeoutError:
+            assert is_open
+
+
+@pytest.mark.parametrize(("backlog", "waiting"), [(1, 2), (50, 20)])
+def test_bind__backlog__is_how_many_connections_wait(backlog: int, waiting: int) -> None:
+    """server.backlog: so many connections, and one, are made before anybody accepts them; further ones hang."""
+    with bind("127.0.0.1", 0, backlog) as listener, contextlib.ExitStack() as made:
+        accepted = 0
+        for _ in range(20):
+            try:
+                made.enter_context(socket.create_connection(listener.getsockname(), timeout=0.1))
+            except TimeoutError:
+                break
+            accepted += 1
+        assert accepted == waiting
+
+
+def test_metrics__served_apart__until_the_server_has_stopped(start_server: Start) -> None:
+    """Prometheus reads at an address of its own, which says what was answered at the other."""
+    server = start_server("--demo").wait_until_ready()
+    assert httpx.post(f"{server.url}/flags?v=2", content=BODY).status_code == 200
+    told = httpx.get(server.metrics_url).text
+    assert 'flagstone_requests_total{endpoint="flags",status_class="2xx"} 1.0' in told
+    assert httpx.get(f"{server.url}/metrics").status_code == 404
+    server.tell(signal.SIGTERM)
+    assert server.exit_code() == 0
+
+
+def test_metrics__port_is_taken__is_told_with_the_setting(start_server: Start) -> None:
+    """Who starts a second server on one machine learns which setting to change."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = start_server("--demo", "--set", f"metrics.port={taken.getsockname()[1]}")
+        assert server.exit_code() == 1
+    assert "metrics.port" in server.errors
+    assert "Traceback" not in server.errors
+
+
+async def test_served_aside__it_crashes__the_server_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """A listener for operators that fails costs nobody's flags."""
+
+    async def crash(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    listener = bind("127.0.0.1", 0, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gateway_server, "run_engine", crash)
+        async with gateway_server._served_aside(Server(), (MetricsApp(Metrics()), listener)):
+            await asyncio.sleep(0)
+    listener.close()
+    assert [record.message for record in caplog.records] == ["metrics_listener_crashed"]

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.errors import StoreUnavailable
 from gateway.ports import StoredFacts
+from tests.fakes import FakeClock
 from tests.gateway.serving import TOKEN, Client, MemoryStore, one_project, serving
 
 REQUEST_ID = "3b0f3c1e-0d54-4b2a-9c59-2f1b6a7d9e10"
@@ -238,3 +239,26 @@ async def test_flags__nested_to_the_limit_of_decoding__is_still_answered(client:
         raw = body % (TOKEN.encode(), b"[" * depth, b"]" * depth)
         answer = await client.post("/flags?v=2", content=raw)
         assert answer.status_code in (200, 400)
+
+
+async def test_flags__answer__says_how_fresh_it_is() -> None:
+    """Version, age and source of the definitions stand in a header; of a degraded answer there is no word."""
+    store, clock = one_project(), FakeClock()
+    async with serving(store, clock=clock) as client:
+        await client.ask()
+        clock.advance(0.5)
+        store.persons["u1"] = StoredFacts({"plan": "paid"})
+        answer = await client.ask()
+    assert answer.headers["x-flagstone-snapshot"] == "1; age_ms=500; source=store"
+    assert "x-flagstone-degraded" not in answer.headers
+
+
+async def test_flags__partial_answer__says_what_was_missing() -> None:
+    """The cause stands in a header, which no client has to know."""
+    store = one_project()
+    async with serving(store) as client:
+        await client.ask(disable_flags=True)
+        store.error = StoreUnavailable("x")
+        answer = await client.ask()
+    assert answer.status_code == 200
+    assert answer.headers["x-flagstone-degraded"] == "database_unavailable"

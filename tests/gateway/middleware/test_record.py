@@ -125,3 +125,20 @@ async def test_record__deadline__counts_from_arrival() -> None:
 
     await RecordRequests(late, clock, 1, Metrics())(request(), nothing, Sent())
     assert remaining == [pytest.approx(0.6)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("250", 0.25), ("0", 0.0), ("5000", 1.0), ("99999999999999999999", 1.0), ("-5", 1.0), ("1.5", 1.0), ("", 1.0)],
+)
+async def test_record__client_has_less_time__shortens_the_deadline(given: str, expected: float) -> None:
+    """A client may ask for an earlier answer, never for a later one; what is no number of milliseconds is ignored."""
+    left: list[float] = []
+
+    async def asking(scope: Scope, receive: Receive, send: Send) -> None:
+        left.append(scope["state"]["record"].deadline.remaining_s())
+        await answering(scope, receive, send)
+
+    app = RecordRequests(asking, FakeClock(), 1, Metrics())
+    await app(request(x_request_timeout_ms=given), nothing, Sent())
+    assert left == [pytest.approx(expected)]

@@ -314,7 +314,7 @@ async def test_spread__projects_and_processes__are_due_at_different_times() -> N
 async def test_hard_ttl__policy__decides_about_what_nobody_could_confirm(
     world: World, policy: Any, *, is_served: bool, is_ready: bool
 ) -> None:
-    """snapshots.hard_ttl_s and snapshots.on_hard_ttl: up to the age nothing changes, beyond it the policy decides."""
+    """snapshots.hard_ttl_s, snapshots.on_hard_ttl: up to the age nothing changes, beyond it the policy decides."""
     await world.open(Snapshots(refresh_s=5, hard_ttl_s=100, on_hard_ttl=policy))
     await world.get()
     world.fail()
