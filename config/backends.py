@@ -231,7 +231,8 @@ class Breakers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=0.01,
             le=1,
             description="Share of calls that fail, timeouts included, from which the breaker opens. A caller that went "
-            "away is no failure.",
+            "away is no failure. `breakers.min_calls` failures in a row open it too, however many calls went well "
+            "before.",
         ),
     ] = 0.5
     slow_ratio: Annotated[

@@ -110,16 +110,19 @@ class Breaker:
                 self._change(State.CLOSED)
             return
         self._window.add(failed=failed, slow=slow)
-        calls, failures, slows = self._window.sums()
-        policy = self.policy
-        if calls >= policy.min_calls and (
-            failures >= policy.failure_ratio * calls or slows >= policy.slow_ratio * calls
-        ):
+        if self._window.streak >= self.policy.min_calls or self._are_too_many_bad():
             self._open()
 
     def dropped(self, era: int) -> None:
         if era == self._era:
             self._has_probe = False
+
+    def _are_too_many_bad(self) -> bool:
+        calls, failures, slows = self._window.sums()
+        policy = self.policy
+        return calls >= policy.min_calls and (
+            failures >= policy.failure_ratio * calls or slows >= policy.slow_ratio * calls
+        )
 
     def _open(self) -> None:
         # Beyond 2**64 nothing changes any more, and a float would overflow.
@@ -142,9 +145,18 @@ class _Window:
         self._slice_s = window_s / SLICES
         self._clock = clock
         self._slices: dict[int, list[int]] = {}
+        self._failed_last = 0
+        self.streak = 0
+        """Failures in a row. After many quick calls that went well, an outage of slow ones would else show too late."""
 
     def add(self, *, failed: bool, slow: bool) -> None:
-        counts = self._slices.setdefault(self._now(), [0, 0, 0])
+        now = self._now()
+        if not failed or now - self._failed_last > SLICES:
+            self.streak = 0
+        if failed:
+            self.streak += 1
+            self._failed_last = now
+        counts = self._slices.setdefault(now, [0, 0, 0])
         counts[0] += 1
         counts[1] += failed
         counts[2] += slow
@@ -159,6 +171,7 @@ class _Window:
 
     def clear(self) -> None:
         self._slices.clear()
+        self.streak = 0
 
     def _now(self) -> int:
         return int(self._clock.monotonic() / self._slice_s)

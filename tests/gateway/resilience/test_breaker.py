@@ -60,7 +60,7 @@ def test_breaker__few_calls__concludes_nothing(breaker: Breaker) -> None:
     assert breaker.state is State.CLOSED
 
 
-@pytest.mark.parametrize(("successes", "failures", "state"), [(5, 4, State.CLOSED), (4, 4, State.OPEN)])
+@pytest.mark.parametrize(("successes", "failures", "state"), [(4, 3, State.CLOSED), (3, 3, State.OPEN)])
 def test_breaker__share_of_failures__decides(breaker: Breaker, successes: int, failures: int, state: State) -> None:
     """The breaker opens when half of the calls fail, not before."""
     succeed(breaker, successes)
@@ -74,6 +74,17 @@ def test_breaker__share_of_slow_calls__decides(breaker: Breaker, quick: int, slo
     succeed(breaker, quick)
     succeed(breaker, slow, took_s=0.21)
     assert breaker.state is state
+
+
+def test_breaker__failures_in_a_row_after_many_good_calls__open_at_once(breaker: Breaker, clock: FakeClock) -> None:
+    """An outage of slow failures shows although thousands of quick calls went well just before."""
+    succeed(breaker, 5000)
+    fail(breaker, 3)
+    succeed(breaker)
+    fail(breaker, 3)
+    assert breaker.state is State.CLOSED
+    fail(breaker)
+    assert breaker.state is State.OPEN
 
 
 def test_breaker__failures_of_long_ago__are_forgotten(breaker: Breaker, clock: FakeClock) -> None:

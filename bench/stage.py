@@ -1,0 +1,97 @@
+"""The stage of benchmarks that need real backends: PostgreSQL and Redis behind fault proxies, and a service process.
+
+The servers, the proxies and the project are those of the drills. Invariant: leaving the stage stops what it started.
+"""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from config.address import Address
+from config.backends import DefinitionsPool, PersonsPool, WriterPool
+from gateway.document import read_document
+from gateway.stores.postgres import PostgresStore
+from tests.drills.conftest import whole_project
+from tests.faults import FaultProxy
+from tests.servers import Postgres, Redis, running
+
+
+class Backends:
+    """PostgreSQL with the drills' project in it, Redis, a folder for the disk, and a proxy before each server."""
+
+    def __init__(
+        self, postgres: FaultProxy, redis: FaultProxy, folder: Path, postgres_url: str, redis_url: str
+    ) -> None:
+        self.postgres = postgres
+        self.redis = redis
+        self.folder = folder
+        self.settings = (f"store.url={postgres_url}", f"redis.url={redis_url}", f"disk.path={folder / 'snapshots'}")
+
+
+@contextmanager
+def backends() -> Iterator[Backends]:
+    postgres, redis = Postgres(), Redis()
+    with running(postgres), running(redis), tempfile.TemporaryDirectory() as folder:
+        asyncio.run(_fill(postgres.url()))
+        with FaultProxy("127.0.0.1", postgres.port) as before_db, FaultProxy("127.0.0.1", redis.port) as before_cache:
+            urls = postgres.url(port=before_db.port), redis.url(before_cache.port)
+            yield Backends(before_db, before_cache, Path(folder), *urls)
+
+
+async def _fill(url: str) -> None:
+    async with PostgresStore(Address(url), DefinitionsPool(), PersonsPool(), WriterPool()) as store:
+        await store.migrate()
+        document = msgspec.json.encode({"projects": [whole_project()]})
+        await store.import_projects(read_document(document), lambda *_: None)
+
+
+class Service:
+    """`flagstone serve` with these settings, on free ports, once it is ready."""
+
+    def __init__(self, *settings: str) -> None:
+        chosen = ("server.port=0", "metrics.port=0", "log.level=error", *settings)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", *(it for setting in chosen for it in ("--set", setting))],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={name: value for name, value in os.environ.items() if not name.startswith("FLAGSTONE__")},
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().split()[-1]
+        self._metrics_url = self._process.stdout.readline().split()[-1]
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        told = httpx.get(self._metrics_url).text
+        return sum(float(it) for it in re.findall(rf"^flagstone_{name}(?:\{{[^}}]*\}})? (\S+)$", told, re.MULTILINE))
+
+    def memory_kb(self) -> int:
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+)", status)
+        assert found is not None
+        return int(found[1])
+
+    def stop(self) -> int:
+        """The exit code, after an orderly end."""
+        assert self._process.stdout is not None
+        self._process.terminate()
+        self._process.stdout.close()
+        return self._process.wait(30)
+
+
+@contextmanager
+def service(*settings: str) -> Iterator[Service]:
+    started = Service(*settings)
+    try:
+        yield started
+    finally:
+        started.stop()
