@@ -18,10 +18,12 @@ ENV PATH=/opt/flagstone/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     FLAGSTONE__SERVER__HOST=0.0.0.0 \
+    FLAGSTONE__METRICS__HOST=0.0.0.0 \
     FLAGSTONE__STORE__URL=sqlite:/data/flagstone.sqlite3
 WORKDIR /data
 USER 10001:10001
-EXPOSE 8000
+# 8001 has the metrics: for the network inside only.
+EXPOSE 8000 8001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/_liveness', timeout=2)"]
 ENTRYPOINT ["flagstone"]
