@@ -13,7 +13,7 @@ SERVER_PACKAGES := pgbouncer redis-server redis-tools libevent-2.1-7 libc-ares2 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint bench mutations constraints clean
+.PHONY: help run test check lint bench soak mutations constraints clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
@@ -35,8 +35,12 @@ lint: $(VENV)/.develops ## Check formatting, style, types and import directions
 
 check: lint test ## Do everything that CI does
 
-bench: $(VENV)/.develops ## Run the benchmarks
+bench: $(VENV)/.develops $(SERVERS) ## Run the benchmarks
 	$(BIN)/python -m bench.evaluation
+	$(BIN)/python -m bench.startup
+
+soak: $(VENV)/.develops $(SERVERS) ## Ten minutes of load with random faults of the backends
+	$(BIN)/python -m bench.soak
 
 mutations: $(VENV)/.develops ## Break the evaluator one rule at a time; some test must fail for each
 	$(BIN)/python -m bench.mutations

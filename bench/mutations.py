@@ -98,13 +98,19 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ("rules stop at a miss", "rules.py", 'continues=document.on_rollout_miss == "continue"', "continues=False"),
     ("a paused experiment runs", "rules.py", "        if self.paused:\n            return self.paused\n", ""),
 ]  # fmt: skip
+TESTS_FAILED = 1
+"""What pytest exits with when tests ran and some failed; anything else is no verdict."""
 EXPLAINED: dict[str, str] = {}
 """Mutations that no test can tell, and why."""
 
 
 def passes(copy: Path) -> bool:
-    """Whether the tests of the evaluator pass on the copy."""
-    ran = subprocess.run([sys.executable, *TESTS], cwd=copy, capture_output=True, check=False, timeout=300)
+    """Whether the tests of the evaluator pass on the copy. Raises when they could not be run at all."""
+    # Without byte code: a mutation of the same length within the same second would run what was compiled before.
+    command = [sys.executable, "-B", *TESTS]
+    ran = subprocess.run(command, cwd=copy, capture_output=True, check=False, timeout=300, text=True)
+    if ran.returncode not in (0, TESTS_FAILED):
+        raise RuntimeError(ran.stdout + ran.stderr)
     return ran.returncode == 0
 
 

@@ -18,6 +18,7 @@ from tests.drills.conftest import TOKEN, WITH_FACTS, WITHOUT_FACTS
 
 BUDGET_S = 0.4
 CLIENTS = 8
+PEOPLE = 40
 MAX_GROWTH_KB = 16_000
 SETTLE_S = 20.0
 """Until memory counts: code is loaded and caches are filled by then."""
@@ -58,14 +59,12 @@ def check(answer: httpx.Response, reference: dict[str, Any], tally: Tally) -> No
             tally.wrong.append(f"{key}: {flags[key]}")
 
 
-async def load(url: str, ends_at: float, tally: Tally) -> None:
+async def load(url: str, reference: list[dict[str, Any]], ends_at: float, tally: Tally) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=10) as client:
-        people = range(40)
-        reference = [(await client.post("/flags?v=2", json=request(n))).json()["flags"] for n in people]
 
         async def one() -> None:
             while time.monotonic() < ends_at:
-                number = random.randrange(40)
+                number = random.randrange(PEOPLE)
                 began = time.perf_counter()
                 answer = await client.post("/flags?v=2", json=request(number))
                 tally.seconds.append(time.perf_counter() - began)
@@ -102,11 +101,13 @@ def main() -> int:
     seconds = parser.parse_args().seconds
     with backends() as behind, service(*behind.settings, *SETTINGS) as serving:
         tally = Tally()
+        asked = [httpx.post(f"{serving.url}/flags?v=2", json=request(number)) for number in range(PEOPLE)]
+        reference = [answer.json()["flags"] for answer in asked]
 
         async def soak() -> list[int]:
             ends_at = time.monotonic() + seconds
             _, _, samples = await asyncio.gather(
-                load(serving.url, ends_at, tally), disturb(behind, ends_at), watch(serving, ends_at)
+                load(serving.url, reference, ends_at, tally), disturb(behind, ends_at), watch(serving, ends_at)
             )
             return samples
 
