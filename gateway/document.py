@@ -5,7 +5,7 @@ lets through can be stored and served; a flag that would not decode never gets t
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -82,6 +82,18 @@ def read_document(data: bytes) -> list[WholeProject]:
 def write_document(projects: Sequence[WholeProject]) -> bytes:
     """The same document, laid out for people."""
     return msgspec.json.format(msgspec.json.encode({"projects": projects}), indent=2) + b"\n"
+
+
+def refuse_taken_tokens(projects: Sequence[WholeProject], stored: Mapping[str, int]) -> None:
+    """Raises InvalidDefinitions when a token is another project's, given the ids of stored projects by their tokens."""
+    replaced = {project.id for project in projects}
+    problems = [
+        Problem("duplicate", f"$.projects[{index}].token", None, "the token belongs to another stored project")
+        for index, project in enumerate(projects)
+        if stored.get(project.token, project.id) not in replaced
+    ]
+    if problems:
+        raise InvalidDefinitions(problems)
 
 
 def _project_problems(project: WholeProject, path: str) -> Iterator[Problem]:

@@ -14,9 +14,8 @@ import msgspec
 
 from config.address import Address
 from config.backends import DefinitionsPool
-from evaluator.definitions import InvalidDefinitions, ProjectDocument
-from evaluator.types import Problem
-from gateway.document import GroupDocument, PersonDocument, Progress, WholeProject
+from evaluator.definitions import ProjectDocument
+from gateway.document import GroupDocument, PersonDocument, Progress, WholeProject, refuse_taken_tokens
 from gateway.stores.postgres_pool import CLOSE_TIMEOUT_S, connect_options, translated
 
 BATCH: Final = 1000
@@ -36,7 +35,7 @@ class Transfer:
         done = 0
         async with transaction(self._url, self._settings) as connection:
             await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-            await _refuse_taken_tokens(connection, projects)
+            await _free_tokens(connection, projects)
             for project in projects:
                 kept = await _kept_overrides(connection, project.id)
                 await _replace_definitions(connection, project)
@@ -97,20 +96,13 @@ ON CONFLICT DO NOTHING
 """
 
 
-async def _refuse_taken_tokens(connection: Any, projects: Sequence[WholeProject]) -> None:
+async def _free_tokens(connection: Any, projects: Sequence[WholeProject]) -> None:
     stored = dict(await connection.fetch("SELECT token, id FROM flagstone.projects"))
-    replaced = {project.id for project in projects}
-    problems = [
-        Problem("duplicate", f"$.projects[{index}].token", None, "the token belongs to another stored project")
-        for index, project in enumerate(projects)
-        if stored.get(project.token, project.id) not in replaced
-    ]
-    if problems:
-        raise InvalidDefinitions(problems)
+    refuse_taken_tokens(projects, stored)
     # Tokens may change hands among the projects replaced, in whatever order they are written.
-    changes_hands = [id_ for token, id_ in stored.items() if id_ in replaced]
     await connection.execute(
-        "UPDATE flagstone.projects SET token = chr(1) || id WHERE id = ANY($1::bigint[])", changes_hands
+        "UPDATE flagstone.projects SET token = chr(1) || id WHERE id = ANY($1::bigint[])",
+        [project.id for project in projects],
     )
 
 

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
-from evaluator.definitions import InvalidDefinitions, ProjectDocument
-from evaluator.types import Problem
-from gateway.document import GroupDocument, PersonDocument, Progress, WholeProject
+from evaluator.definitions import ProjectDocument
+from gateway.document import GroupDocument, PersonDocument, Progress, WholeProject, refuse_taken_tokens
 
 BATCH: Final = 1000
 """Persons between two reports of progress."""
@@ -24,7 +23,7 @@ def import_projects(connection: sqlite3.Connection, projects: Sequence[WholeProj
     done = 0
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        _refuse_taken_tokens(connection, projects)
+        _free_tokens(connection, projects)
         for project in projects:
             _replace_definitions(connection, project)
             connection.execute(
@@ -47,18 +46,13 @@ def import_projects(connection: sqlite3.Connection, projects: Sequence[WholeProj
             connection.execute("DROP TABLE kept")
 
 
-def _refuse_taken_tokens(connection: sqlite3.Connection, projects: Sequence[WholeProject]) -> None:
+def _free_tokens(connection: sqlite3.Connection, projects: Sequence[WholeProject]) -> None:
     stored = dict(connection.execute("SELECT token, id FROM projects"))
-    replaced = {project.id for project in projects}
-    problems = [
-        Problem("duplicate", f"$.projects[{index}].token", None, "the token belongs to another stored project")
-        for index, project in enumerate(projects)
-        if stored.get(project.token, project.id) not in replaced
-    ]
-    if problems:
-        raise InvalidDefinitions(problems)
+    refuse_taken_tokens(projects, stored)
     # Tokens may change hands among the projects replaced, in whatever order they are written.
-    connection.executemany("UPDATE projects SET token = char(0) || id WHERE id = ?", [(id_,) for id_ in replaced])
+    connection.executemany(
+        "UPDATE projects SET token = char(0) || id WHERE id = ?", [(project.id,) for project in projects]
+    )
 
 
 def _replace_definitions(connection: sqlite3.Connection, project: WholeProject) -> None:

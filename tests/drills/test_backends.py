@@ -155,3 +155,17 @@ def test_drill__both_dead_at_the_start_without_a_disk__is_not_ready_and_never_wr
     time.sleep(BREAKER_S + 1)
     assert httpx.get(f"{stage.server.url}/_readiness", timeout=5).status_code == 200
     assert set(stage.ask(8).statuses) == {200}
+
+
+def test_drill__client_has_little_time__gets_what_is_ready_then(start: Start) -> None:
+    """With the database hung, a client that waits 100 ms is answered by then, and others have their whole budget."""
+    stage = start("breakers.min_calls=1000")
+    healthy = stage.ask()
+    stage.postgres.set("blackhole")
+    hasty = stage.ask(headers={"x-request-timeout-ms": "100"})
+    patient = stage.ask()
+    for run in (hasty, patient):
+        assert_answered(run, healthy)
+        assert not run.is_exact
+    assert median(hasty.seconds) < 0.1 + GRACE_S
+    assert median(patient.seconds) > median(hasty.seconds)

@@ -4,11 +4,12 @@ Nothing here listens or sleeps; breakers and bulkheads are real, and forgiving u
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Any
 
-from config.settings import Snapshots
+from config.settings import Settings, Snapshots
 from evaluator.types import Encode
+from gateway import wiring
 from gateway.metrics import Metrics
 from gateway.ports import Clock
 from gateway.resilience.breaker import Breaker, BreakerPolicy
@@ -21,6 +22,7 @@ from gateway.services.flags import FlagService
 from gateway.services.overrides import OverrideService
 from gateway.services.snapshots import SnapshotService
 from gateway.wire.flags import encode_result
+from tests.fakes import FakeClock
 
 
 def guarded(clock: Clock, name: str = "persons", *, min_calls: int = 1000, slots: int = 100, **options: Any) -> Guard:
@@ -70,3 +72,14 @@ async def flags_of(store: Any, clock: Clock) -> AsyncIterator[FlagService]:
     ):
         facts = FactsService(store, persons, metrics, reserve_s=0)
         yield FlagService(snapshots, facts, overrides, clock, metrics)
+
+
+@asynccontextmanager
+async def services(
+    settings: Settings, store: Any, metrics: Metrics | None = None, clock: Clock | None = None
+) -> AsyncIterator[wiring.Services]:
+    """Everything that wiring makes of these settings, over this store."""
+    async with wiring.open_services(
+        settings, clock or FakeClock(), metrics or Metrics(), lambda _: nullcontext(store)
+    ) as opened:
+        yield opened

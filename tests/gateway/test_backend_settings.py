@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ from gateway.stores.postgres_pool import PostgresPool
 from tests.builders import flag, project
 from tests.fakes import FakeClock
 from tests.faults import FaultProxy
+from tests.gateway.assembly import services
 from tests.gateway.serving import MemoryStore, settle
 from tests.servers import Postgres
 
@@ -130,14 +131,6 @@ class StuckWriter(MemoryStore):
     async def save_overrides(self, *_: Any) -> None:
         self.writes += 1
         await asyncio.Event().wait()
-
-
-@asynccontextmanager
-async def services(settings: Settings, store: Any, metrics: Metrics | None = None) -> AsyncIterator[wiring.Services]:
-    async with wiring.open_services(
-        settings, FakeClock(), metrics or Metrics(), lambda _: nullcontext(store)
-    ) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize(("most", "queued"), [(1, 1), (5, 3)])

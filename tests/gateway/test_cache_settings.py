@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -20,17 +19,10 @@ from gateway.stores.redis import RedisCache
 from tests.builders import flag, project
 from tests.fakes import FakeClock
 from tests.faults import FaultProxy
+from tests.gateway.assembly import services
 from tests.gateway.serving import TOKEN, MemoryStore, one_project
 from tests.servers import Postgres
 from tests.servers import Redis as RedisServer
-
-
-@asynccontextmanager
-async def services(settings: Settings, store: Any, metrics: Metrics | None = None) -> AsyncIterator[wiring.Services]:
-    async with wiring.open_services(
-        settings, FakeClock(), metrics or Metrics(), lambda _: nullcontext(store)
-    ) as opened:
-        yield opened
 
 
 def redis_settings(server: RedisServer, port: int | None = None, **changes: Any) -> Settings:

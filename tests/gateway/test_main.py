@@ -15,6 +15,7 @@ from gateway.commands.transfer import PROGRESS_INTERVAL_S, Progress
 from gateway.document import read_document
 from tests.builders import NOW, condition, flag, person, project
 from tests.conftest import PATIENCE_S
+from tests.servers import Postgres
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -204,12 +205,49 @@ def test_check__problems__are_all_listed(run: Run) -> None:
     assert "nope.toml" in errors
 
 
+def test_check__bounds_that_cannot_be_reached__are_warned_about(run: Run) -> None:
+    """What works and is probably not meant is told beside the settings."""
+    database = ("--set", "store.url=postgresql://db/flags")
+    assert run("check", *database)[2] == ""
+    exit_code, told, errors = run("check", *database, "--set", "requests.budget_ms=300")
+    assert exit_code == 0
+    assert told
+    assert errors.startswith("warning: persons_pool.acquire_timeout_ms, ")
+
+
+def test_migrate__store_that_needs_none__says_so(run: Run) -> None:
+    """Who migrates an embedded store learns that nothing has to be done."""
+    assert run("migrate") == (0, "Nothing to do: a sqlite: store needs no migrating by hand\n", "")
+
+
+def test_migrate__database__is_set_up_once(run: Run, postgres: Postgres, database: str) -> None:
+    """The command names what it applied, and can be repeated; then definitions go in and come out."""
+    chosen = ("--set", f"store.url={postgres.url(database)}")
+    assert run("migrate", *chosen) == (0, "Applied 0001_projects_and_persons.sql\n", "")
+    assert run("migrate", *chosen) == (0, "Nothing to do: the schema is up to date\n", "")
+    assert run("import", str(DEMO), *chosen)[0] == 0
+    exit_code, told, _ = run("export", *chosen)
+    assert exit_code == 0
+    assert '"token": "phc_demo"' in told
+    exit_code, told, _ = run("explain", "checkout-button", "alice", *chosen)
+    assert exit_code == 0
+    assert told.startswith('checkout-button = "green" for alice')
+
+
+def test_migrate__database_is_not_there__is_told_in_a_sentence(run: Run) -> None:
+    """A wrong address is a sentence without a traceback and without the password."""
+    exit_code, _, errors = run("migrate", "--set", "store.url=postgresql://me:hunter2@127.0.0.1:1/x")
+    assert exit_code == 1
+    assert errors.startswith("flagstone: database: ")
+    assert "hunter2" not in errors
+
+
 def test_version__command__prints_it(run: Run) -> None:
     """The version that is installed can be asked for."""
     assert run("version") == (0, "flagstone 0.1.0\n", "")
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "import", "export", "explain"])
+@pytest.mark.parametrize("command", ["serve", "check", "migrate", "import", "export", "explain"])
 def test_help__every_command__shows_an_example(run: Run, capsys: pytest.CaptureFixture[str], command: str) -> None:
     """Help has an example to copy."""
     with pytest.raises(SystemExit) as ended:
