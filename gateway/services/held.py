@@ -14,7 +14,7 @@ from gateway.ports import Definitions
 FLAG_BYTES: Final = 6 * 1024
 """What a compiled flag occupies beside its document; measured in bench/evaluation.py."""
 RETRY_S: Final = 0.5
-MAX_RETRY_S: Final = 15.0
+MAX_RETRY_S: Final = 5.0
 
 
 class Held:
@@ -54,8 +54,12 @@ class Held:
         self.check_at = confirmed_at
 
     def confirm(self, now: float, refresh_s: float) -> None:
-        """A store says that this is current."""
+        """The store says that this is current."""
         self.confirmed_at = now
+        self.wait(now, refresh_s)
+
+    def wait(self, now: float, refresh_s: float) -> None:
+        """There is nothing newer for now."""
         self.retry_s = RETRY_S
         self.check_at = now + refresh_s * (1 - self.spread / 4)
 
@@ -69,17 +73,27 @@ class Held:
 
 
 class HeldSnapshots(LRUCache[str, Held]):
-    """Least recently used, by bytes and by number. One larger than all there is room for is held by itself."""
+    """Least recently used, by bytes and by number. One larger than all there is room for is held by itself.
+
+    Only `get` counts as use; look through `everything` to look at what is held without that.
+    """
 
     def __init__(self, max_bytes: int, max_projects: int, on_eviction: Callable[[], None]) -> None:
         super().__init__(max_bytes, getsizeof=lambda held: min(held.bytes, max_bytes))
         self._max_projects = max_projects
         self._on_eviction = on_eviction
+        # Every look into the cache itself, iteration included, would make what it looks at the most recently used.
+        self.everything: dict[str, Held] = {}
 
     def __setitem__(self, token: str, held: Held) -> None:
         while token not in self and len(self) >= self._max_projects:
             self.popitem()
         super().__setitem__(token, held)
+        self.everything[token] = held
+
+    def __delitem__(self, token: str) -> None:
+        super().__delitem__(token)
+        del self.everything[token]
 
     def popitem(self) -> tuple[str, Held]:
         self._on_eviction()

@@ -102,14 +102,14 @@ class SnapshotService:
         if held is None:
             return await self._first(token, deadline)
         now = self._clock.monotonic()
-        if now >= held.check_at:
+        if now >= held.check_at and not held.is_loading:
             self._is_due.set()
         if self._settings.on_hard_ttl == "fail" and now - held.confirmed_at > self._settings.hard_ttl_s:
             raise Unavailable
         return held
 
     def age_s(self, held: Held) -> float:
-        """Seconds since a store, or the shared cache, last said that this is current."""
+        """Seconds since the store last said that this is current, or since it came from the shared cache."""
         return self._clock.monotonic() - held.confirmed_at
 
     async def is_ready(self, deadline: Deadline) -> bool:
@@ -118,12 +118,12 @@ class SnapshotService:
             return await self._definitions.is_answering(deadline.remaining_s())
         if self._settings.on_hard_ttl == "serve":
             return True
-        return min(self.age_s(held) for held in self._held.values()) <= self._settings.hard_ttl_s
+        return min(self.age_s(held) for held in self._held.everything.values()) <= self._settings.hard_ttl_s
 
     def told(self, project_id: int | None) -> None:
         """This project changed; None: any may have."""
         soon = self._clock.monotonic()
-        for held in self._held.values():
+        for held in self._held.everything.values():
             if project_id in (None, held.snapshot.project_id):
                 # After a gap in the messages everything is due, and is spread over the usual time.
                 within_s = self._settings.refresh_s if project_id is None else TOLD_SPREAD_S
@@ -201,7 +201,7 @@ class SnapshotService:
                 snapshot = await self._compiler.compile(token, found.definitions, found.source)
         except Exception as error:  # Whatever broke is a 503 for now, or older definitions; and tried again soon.
             tell(token, error)
-            held = self._held.get(token)
+            held = self._held.everything.get(token)
             if held is not None:
                 held.is_loading = False
                 held.put_off(now())
@@ -231,13 +231,13 @@ class SnapshotService:
             return
         finally:
             held.is_loading = False
-        if self._held.get(token) is held:
+        if self._held.everything.get(token) is held:
             self._hold(token, snapshot, found.definitions, found.source, now())
             held.confirm(now(), self._settings.refresh_s)
         self._pass_on(token, found)
 
     def _hold(self, token: str, snapshot: Snapshot, definitions: Definitions, source: str, confirmed_at: float) -> Held:
-        held = self._held.get(token)
+        held = self._held.everything.get(token)
         if held is None:
             held = Held(snapshot, definitions, source, confirmed_at, self._spread(token))
         else:
@@ -275,7 +275,8 @@ class SnapshotService:
     async def _refresh(self) -> None:
         """Compare with the stores whatever is due, in one go, and load what has changed."""
         now = self._clock.monotonic()
-        due = {token: held for token, held in self._held.items() if now >= held.check_at and not held.is_loading}
+        held = self._held.everything.items()
+        due = {token: it for token, it in held if now >= it.check_at and not it.is_loading}
         if not due:
             return
         try:
@@ -283,26 +284,28 @@ class SnapshotService:
         except StoreError:  # Told of where it happened.
             versions = None
         now = self._clock.monotonic()
-        for token, held in due.items():
-            if self._held.get(token) is not held:
+        for token, it in due.items():
+            if self._held.everything.get(token) is not it:
                 continue
             if versions is None:
-                held.put_off(now)
+                it.put_off(now)
             else:
-                await self._compare(token, held, versions, now)
+                await self._compare(token, it, versions, now)
 
     async def _compare(self, token: str, held: Held, versions: Versions, now: float) -> None:
         version = versions.by_token.get(token)
         if version is None and versions.is_complete:
             await self._forget(token)
         elif version is None or (version < held.seen_version and not versions.is_complete):
-            held.put_off(now)  # The shared cache knows less than we do.
-        elif version == held.seen_version:
-            held.confirm(now, self._settings.refresh_s)
-            self._definitions.keep(token, held.definitions)
-        else:
+            held.wait(now, self._settings.refresh_s)  # The shared cache knows less than we do.
+        elif version != held.seen_version:
             held.is_loading = True
             self._spawn(self._reload(token, held, version))
+        elif versions.is_complete:
+            held.confirm(now, self._settings.refresh_s)
+            self._definitions.keep(token, held.definitions)
+        else:  # The same in the shared cache says nothing of the store.
+            held.wait(now, self._settings.refresh_s)
 
     async def _forget(self, token: str) -> _Absent:
         self._held.pop(token, None)
@@ -316,7 +319,7 @@ class SnapshotService:
 
     def _measure(self) -> None:
         now = self._clock.monotonic()
-        held = list(self._held.values())
+        held = self._held.everything.values()
         self._metrics.snapshots_held.set(len(held))
         self._metrics.snapshot_bytes.set(sum(it.bytes for it in held))
         self._metrics.snapshot_age_s.set(max((now - it.confirmed_at for it in held), default=0.0))

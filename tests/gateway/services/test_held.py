@@ -32,8 +32,21 @@ def test_held__put_off__waits_longer_each_time_up_to_a_longest() -> None:
     for _ in range(7):
         it.put_off(0.0)
         pauses.append(it.check_at)
-    assert pauses == [0.5, 1, 2, 4, 8, 15, 15]
+    assert pauses == [0.5, 1, 2, 4, 5, 5, 5]
     it.confirm(0.0, 8.0)
     it.put_off(0.0)
     assert it.check_at == held.RETRY_S
     assert repr(it) == "<Held v1 from store, 1 bytes>"
+
+
+def test_held__looked_through__keeps_its_order_of_use() -> None:
+    """Comparing versions and measuring do not count as use: only requests do."""
+    cache = HeldSnapshots(10_000, 2, lambda: None)
+    cache["a"], cache["b"] = held_of(1), held_of(1)
+    assert cache.get("a") is not None
+    assert list(cache.everything) == ["a", "b"]
+    assert [it.bytes for it in cache.everything.values()] == [1, 1]
+    cache["c"] = held_of(1)
+    assert list(cache.everything) == ["a", "c"]
+    cache.pop("a")
+    assert list(cache.everything) == ["c"]

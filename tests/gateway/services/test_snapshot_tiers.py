@@ -190,6 +190,32 @@ async def test_refresh__store_down__shared_cache_may_have_something_newer(world:
     assert (await world.get()).snapshot.version == 2
 
 
+async def test_refresh__store_down_and_the_shared_cache_has_the_same__grows_older(world: World) -> None:
+    """That the shared cache has nothing newer says nothing of the store, and does not make the snapshot younger."""
+    await world.open()
+    await world.get()
+    await settle()
+    world.store.error = StoreUnavailable("x")
+    for _ in range(3):
+        await world.refresh(10)
+    assert world.service.age_s(await world.get()) == 30
+
+
+async def test_get__refreshes_in_between__the_least_asked_for_goes(world: World) -> None:
+    """What makes room is what requests have not asked for longest, however often everything is compared."""
+    await world.open(Snapshots(refresh_s=5, max_projects=2))
+    world.store.put("phc_two", project())
+    world.store.put("phc_three", project())
+    await world.get("phc_two")
+    await world.get()
+    await world.get("phc_two")
+    await world.refresh()
+    await world.get("phc_three")
+    calls = len(world.store.calls)
+    await world.get("phc_two")
+    assert len(world.store.calls) == calls
+
+
 async def test_refresh__store_goes_back_to_an_older_version__follows(world: World) -> None:
     """A store that was restored from a backup is still the one that decides."""
     await world.open()
