@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from hypercorn.asyncio import run as engine_run
 from hypercorn.asyncio import serve as run_engine
+from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config as EngineConfig
 from hypercorn.utils import LifespanFailureError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,6 +32,23 @@ _BIND_ERRORS: Final = {
     errno.EACCES: "this user may not use this port",
     errno.EADDRNOTAVAIL: "this machine has no such address",
 }
+
+
+class _Connection(TCPServer):
+    """A connection of the engine that ends when its client closes it.
+
+    The engine's own waits for the keep-alive timeout first, with three tasks: clients that connect anew for each
+    request would pile up by the thousand.
+    """
+
+    async def _read_data(self) -> None:
+        try:
+            await super()._read_data()
+        finally:
+            await self.idle_task.stop()
+
+
+vars(engine_run)["TCPServer"] = _Connection
 
 
 class CannotServe(Exception):

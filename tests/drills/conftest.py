@@ -30,8 +30,6 @@ BUDGET_S = 0.4
 GRACE_S = 0.05
 BREAKER_S = 0.6
 """The longest a breaker stays open in a drill."""
-KEEP_ALIVE_S = 1.2
-"""How long the engine keeps the tasks of connections that are closed."""
 WITHOUT_FACTS = frozenset({"on", "half", "by-request"})
 WITH_FACTS = frozenset({"paid", "sticky"})
 
@@ -43,7 +41,6 @@ SETTINGS = (
     "definitions_pool.statement_timeout_ms=500", "overrides.write_timeout_ms=500",
     "breakers.min_calls=5", "breakers.open_s=0.3", f"breakers.max_open_s={BREAKER_S}", "breakers.window_s=2",
     "snapshots.refresh_s=0.3", "log.level=warning",
-    "server.keep_alive_timeout_s=1",  # The engine keeps the tasks of a closed connection for as long.
 )  # fmt: skip
 
 
@@ -173,7 +170,6 @@ def assert_answered(run: Run, healthy: Run) -> None:
 
 def assert_nothing_left(stage: Stage, tasks: float) -> None:
     """No call, connection or task of the outage remains."""
-    time.sleep(KEEP_ALIVE_S)
     for _ in range(30):
         left = (
             stage.metric("pool_connections", 'state="in_use"'),

@@ -11,7 +11,6 @@ from tests.drills.conftest import (
     BREAKER_S,
     BUDGET_S,
     GRACE_S,
-    KEEP_ALIVE_S,
     WITH_FACTS,
     WITHOUT_FACTS,
     Stage,
@@ -75,7 +74,7 @@ def test_drill__database_fails_under_a_warm_service__costs_only_stored_facts(sta
     stage = start()
     healthy = stage.ask()
     assert healthy.is_exact
-    time.sleep(KEEP_ALIVE_S)
+    time.sleep(0.3)
     tasks, memory_kb = stage.metric("tasks"), stage.memory_kb()
     fault(stage)
     for _ in range(3):

@@ -35,7 +35,8 @@ def read_all(connection: socket.socket) -> bytes:
 @pytest.fixture
 def begun(start_server: Start) -> Iterator[tuple[ServerProcess, socket.socket]]:
     """A server that drains for a minute at most, and a connection whose request has begun but lacks half its body."""
-    server = start_server("--demo", "--set", "server.drain_timeout_s=60", "--set", "requests.body_timeout_s=60")
+    patient = ("server.drain_timeout_s=60", "requests.body_timeout_s=60", "requests.budget_ms=60000")
+    server = start_server("--demo", *(it for setting in patient for it in ("--set", setting)))
     with server.wait_until_ready().connect() as connection:
         # Asking to continue makes the server confirm that it has the request in hand.
         connection.sendall(HEAD[:-2] + b"Expect: 100-continue\r\n\r\n")
@@ -202,6 +203,21 @@ def test_serve__idle_connection__is_closed_in_its_time(
             assert (connection.recv(65_536) != b"") is is_open
         except TimeoutError:
             assert is_open
+
+
+def test_serve__connections_closed_by_their_clients__leave_nothing(start_server: Start) -> None:
+    """Clients that connect anew for each request do not pile up until the keep-alive timeout."""
+    server = start_server("--demo").wait_until_ready()
+
+    def tasks() -> float:
+        rows = httpx.get(server.metrics_url).text.splitlines()
+        return next(float(row.split()[1]) for row in rows if row.startswith("flagstone_tasks "))
+
+    tasks()
+    before = tasks()
+    for _ in range(100):
+        assert httpx.post(f"{server.url}/flags?v=2", content=BODY).status_code == 200
+    assert tasks() <= before + 10
 
 
 @pytest.mark.parametrize(("backlog", "waiting"), [(1, 2), (50, 20)])
