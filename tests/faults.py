@@ -35,7 +35,7 @@ class FaultProxy:
         self._target = (host, port)
         self._fault = Fault()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy")
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -135,8 +135,6 @@ class FaultProxy:
                 for pump in pumps:
                     pump.cancel()
                 await asyncio.wait(pumps, timeout=1)
-            if self._fault.mode == "slow_close":
-                await asyncio.sleep(self._fault.seconds)
         except (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -147,20 +145,25 @@ class FaultProxy:
             self._connections.discard(task)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_up: bool) -> None:
-        try:
+        with suppress(OSError):
             while piece := await source.read(CHUNK):
-                fault = self._fault
-                if fault.mode == "delay":
-                    await asyncio.sleep(fault.seconds + fault.jitter * random.random())
-                elif fault.mode == "bandwidth":
-                    await asyncio.sleep(len(piece) / fault.bytes_per_s)
-                while self._fault.mode == "blackhole":
-                    await asyncio.sleep(0.02)
+                await self._hold(piece)
                 sink.write(piece)
                 await sink.drain()
                 if is_up:
                     self.pieces_up += 1
                 else:
                     self.pieces_down += 1
-        except OSError:
-            pass
+        await self._hold(b"")
+
+    async def _hold(self, piece: bytes) -> None:
+        """Return once the piece may go on. The end of a connection is an empty piece, and held like the others."""
+        fault = self._fault
+        if fault.mode == "delay":
+            await asyncio.sleep(fault.seconds + fault.jitter * random.random())
+        elif fault.mode == "bandwidth":
+            await asyncio.sleep(len(piece) / fault.bytes_per_s)
+        elif fault.mode == "slow_close" and not piece:
+            await asyncio.sleep(fault.seconds)
+        while self._fault.mode == "blackhole":
+            await asyncio.sleep(0.02)

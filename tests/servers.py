@@ -4,6 +4,7 @@ Binaries come from the machine, from wheels, or from .venv/servers, which the Ma
 started here is stopped here, and its folder removed; starting is bounded in time.
 """
 
+import atexit
 import os
 import pwd
 import shutil
@@ -73,6 +74,7 @@ class Server:
         self.folder = Path(tempfile.mkdtemp(prefix=f"flagstone-{name}-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._owner: dict[str, int] = {}
+        atexit.register(self.remove)  # One that fails to start never gets as far as `running`.
         if os.getuid() == 0:
             owner = _unprivileged()
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.faults import FaultProxy
+from tests.faults import FaultProxy, Mode
 
 SOON_S = 5.0
 
@@ -45,6 +46,11 @@ class Line:
         """What comes back; nothing when the connection ends."""
         self._writer.write(what)
         return await asyncio.wait_for(self._reader.read(1 << 16), within_s)
+
+    async def end(self, within_s: float = SOON_S) -> bytes:
+        """Say that nothing follows, and wait for the other side to say the same."""
+        self._writer.write_eof()
+        return await asyncio.wait_for(self._reader.read(), within_s)
 
     def close(self) -> None:
         self._writer.close()
@@ -93,6 +99,26 @@ async def test_proxy__black_hole__swallows_and_cuts_when_healed(proxy: FaultProx
         assert await line.say(b"hello") == b"hello"
 
 
+async def test_proxy__black_hole__keeps_the_end_of_a_connection_to_itself(proxy: FaultProxy) -> None:
+    """Neither side learns that the other has gone."""
+    async with connected(proxy) as line:
+        await line.say(b"warm")
+        await asyncio.to_thread(proxy.set, "blackhole")
+        with pytest.raises(TimeoutError):
+            await line.end(0.2)
+
+
+async def test_proxy__slow_close__passes_bytes_at_once_and_the_end_later(proxy: FaultProxy) -> None:
+    """Only the end of a connection waits."""
+    async with connected(proxy) as line:
+        await asyncio.to_thread(proxy.set, "slow_close", seconds=0.2)
+        began = time.monotonic()
+        assert await line.say(b"hello") == b"hello"
+        assert time.monotonic() - began < 0.2
+        assert await line.end() == b""
+        assert time.monotonic() - began >= 0.2
+
+
 async def test_proxy__reset__cuts_old_and_new(proxy: FaultProxy) -> None:
     """Live connections are reset, and so is every new one."""
     async with connected(proxy) as line:
@@ -100,8 +126,8 @@ async def test_proxy__reset__cuts_old_and_new(proxy: FaultProxy) -> None:
         await asyncio.to_thread(proxy.set, "reset")
         with pytest.raises(ConnectionResetError):
             await line.say(b"hello")
-    async with connected(proxy) as line:
-        with pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError):  # While connecting or right after.
+        async with connected(proxy) as line:
             await line.say(b"hello")
 
 
@@ -113,3 +139,15 @@ async def test_proxy__refuse__closes_the_door_and_opens_it_again(proxy: FaultPro
     await asyncio.to_thread(proxy.heal)
     async with connected(proxy) as line:
         assert await line.say(b"hello") == b"hello"
+
+
+@pytest.mark.parametrize("mode", ["none", "delay", "blackhole", "refuse", "reset"])
+async def test_proxy__left_with_any_fault__leaves_nothing(echo: int, mode: Mode) -> None:
+    """Its thread ends and its port is closed, whatever was open."""
+    with FaultProxy("127.0.0.1", echo) as proxy:
+        async with connected(proxy) as line:
+            await line.say(b"warm")
+            await asyncio.to_thread(proxy.set, mode, seconds=60.0)
+    assert "fault-proxy" not in {thread.name for thread in threading.enumerate()}
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", proxy.port)

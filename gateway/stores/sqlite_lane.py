@@ -6,6 +6,7 @@ until the thread has been through it, so that no more than MAX_WAITING calls eve
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_WAITING: Final = 1000
+RETRY_S: Final = 0.01
 IN_MEMORY: Final = ":memory:"
 
 _KINDS: Final = {
@@ -80,10 +82,23 @@ class Lane:
         if self._path != IN_MEMORY and not folder.is_dir():
             raise StoreUnavailable(f"{self._path}: there is no directory {folder}")
         self._connection = sqlite3.connect(self._path, timeout=self._busy_timeout_s, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._turn_on_wal(self._connection)
         self._connection.execute("PRAGMA synchronous = NORMAL")
         self._connection.execute("PRAGMA foreign_keys = ON")
         migrate(self._connection)
+
+    def _turn_on_wal(self, connection: sqlite3.Connection) -> None:
+        """Switch a new file to WAL. Several may do so at once, and then SQLite refuses at once instead of waiting."""
+        ends_at = time.monotonic() + self._busy_timeout_s
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= ends_at:
+                    raise
+                time.sleep(RETRY_S)
+            else:
+                return
 
     async def _close(self) -> None:
         self._thread.submit(self._disconnect)
