@@ -8,8 +8,9 @@ NODE_CLIENTS := tests/clients/node
 # Without Node the test of its SDK is skipped, and says so.
 NODE_MODULES := $(if $(shell command -v npm),$(NODE_CLIENTS)/node_modules/.installed)
 # Servers that tests start and no wheel has, taken from Debian's packages without root; elsewhere they must be installed.
+# One package at a time: releases differ in the names of libraries, and an unknown name would cost all the others.
 SERVERS := $(if $(shell command -v apt-get),$(VENV)/servers/.extracted)
-SERVER_PACKAGES := pgbouncer redis-server redis-tools libevent-2.1-7 libc-ares2 libjemalloc2 liblua5.1-0 liblzf1 lua-cjson lua-bitop
+SERVER_PACKAGES := pgbouncer redis-server redis-tools libevent-2.1-7 libevent-2.1-7t64 libc-ares2 libjemalloc2 liblua5.1-0 liblzf1 lua-cjson lua-bitop
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
@@ -67,10 +68,10 @@ $(NODE_CLIENTS)/node_modules/.installed: $(NODE_CLIENTS)/package-lock.json
 $(VENV)/servers/.extracted: Makefile | $(BIN)/python
 	@echo "Fetching servers for the tests into $(VENV)/servers"
 	@rm -rf $(@D) && mkdir -p $(@D)/packages && cd $(@D)/packages && \
-	  { apt-get download -qq $(SERVER_PACKAGES) 2>/dev/null || \
-	    { apt-get update -qq && apt-get download -qq $(SERVER_PACKAGES); } || true; } && \
+	  { apt-get download -qq pgbouncer || apt-get update -qq; \
+	    for name in $(SERVER_PACKAGES); do apt-get download -qq "$$name" || true; done; } >/dev/null 2>&1 && \
 	  for package in *.deb; do [ ! -e "$$package" ] || dpkg-deb -x "$$package" ..; done
-	@rm -rf $(@D)/packages && touch $@
+	@rm -rf $(@D)/packages && { [ ! -x $(@D)/usr/sbin/pgbouncer ] || touch $@; }
 
 $(BIN)/python:
 	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \

@@ -22,6 +22,8 @@ from config.backends import (
     Store,
     WriterPool,
 )
+from config.edge import Proxies
+from config.networks import Networks
 
 
 class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -238,6 +240,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     redis: Redis = Redis()
     disk: Disk = Disk()
     breakers: Breakers = Breakers()
+    proxies: Proxies = Proxies()
     snapshots: Snapshots = Snapshots()
     requests: Requests = Requests()
     metrics: Metrics = Metrics()
@@ -250,7 +253,14 @@ FIELDS: Final[Mapping[str, FieldInfo]] = {
 }
 """Every setting by its path ("server.port"), in the order of the tree."""
 
-_NOUNS: Final = {int: "a whole number", float: "a number", str: "text", Address: "text", bool: "true or false"}
+_NOUNS: Final = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Address: "text",
+    bool: "true or false",
+    Networks: "text",
+}
 
 
 def expects(field: FieldInfo) -> str:
@@ -277,7 +287,12 @@ class Problem(Struct, frozen=True):
 
 def check(settings: Settings) -> list[Problem]:
     """Everything that is wrong although each value by itself is of its type and in its range."""
-    return [*_address_problems(settings), *_request_problems(settings.requests), *_breaker_problems(settings.breakers)]
+    return [
+        *_address_problems(settings),
+        *(Problem(("proxies.trusted",), message) for message in settings.proxies.trusted.problems()),
+        *_request_problems(settings.requests),
+        *_breaker_problems(settings.breakers),
+    ]
 
 
 def _address_problems(settings: Settings) -> Iterator[Problem]:

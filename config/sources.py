@@ -14,7 +14,6 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import asdict, replace
 
-from config.address import Address
 from config.settings import FIELDS, SECTIONS, Problem, Settings, check, expects
 
 PREFIX: Final = "FLAGSTONE__"
@@ -173,17 +172,18 @@ def _converted(given: Given) -> Given | Problem:
     """The same with a value of the setting's type, or what is wrong with it."""
     field = FIELDS[given.path]
     try:
-        value = msgspec.convert(given.value, field.type, strict=not given.is_text, dec_hook=_address)
+        value = msgspec.convert(given.value, field.type, strict=not given.is_text, dec_hook=_custom)
     except msgspec.ValidationError:
         got = "" if given.is_secret else f", got {_shown(given.value)}"
         return Problem((given.path,), f"expected {expects(field)}{got}", (given.origin,))
     return replace(given, value=value)
 
 
-def _address(_: type, value: object) -> Address:
+def _custom(shape: type[Any], value: object) -> object:
+    """Addresses and networks, which are written as text."""
     if not isinstance(value, str):
         raise TypeError
-    return Address(value)
+    return shape(value)
 
 
 def _unreadable(path: str, error: Exception, origin: str) -> Problem:

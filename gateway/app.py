@@ -21,6 +21,7 @@ from gateway.errors import NotFound, reject
 from gateway.metrics import Metrics
 from gateway.middleware.body_limit import LimitBody
 from gateway.middleware.boundary import ErrorBoundary
+from gateway.middleware.client_ip import FindClient
 from gateway.middleware.record import RecordRequests
 from gateway.ports import Clock, SystemClock
 
@@ -70,6 +71,7 @@ def create_app(
                 "x-flagstone-degraded",
             ],
         ),
+        Middleware(FindClient, settings.proxies),
         Middleware(ErrorBoundary),
         Middleware(LimitBody, requests.max_body_bytes, requests.body_timeout_s),
     ]

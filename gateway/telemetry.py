@@ -60,6 +60,7 @@ class RequestRecord:
     __slots__ = (
         "_arrived_at",
         "_clock",
+        "client",
         "deadline",
         "error",
         "flags",
@@ -86,6 +87,7 @@ class RequestRecord:
         self.method = method
         self.path = path
         self.user_agent = user_agent
+        self.client: str | None = None
         self.status: int | None = None
         self.error: str | None = None
         self.is_cancelled = False
@@ -109,6 +111,7 @@ class RequestRecord:
             request_id=self.request_id,
             method=self.method,
             path=self.path,
+            client=self.client,
             status=self.status,
             duration_ms=round(self.duration_s() * 1000, 3),
             is_cancelled=self.is_cancelled,

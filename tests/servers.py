@@ -249,7 +249,7 @@ def _accepts_postgres(port: int) -> bool:
 
 def _accepts_redis(port: int) -> bool:
     with suppress(redis.RedisError), redis.Redis(port=port, socket_timeout=1) as client:
-        return bool(client.ping())
+        return _accepts(port) and bool(client.ping())  # The driver alone would try again and again, for seconds.
     return False
 
 

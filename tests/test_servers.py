@@ -9,7 +9,6 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-import redis
 import trustme
 
 from tests.servers import PgBouncer, Postgres, Redis, Server, running, unavailable
@@ -100,15 +99,3 @@ def test_unavailable__in_ci__fails_instead_of_skipping(
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="no such server"):
         unavailable("no such server")
-
-
-def test_redis_server__is_empty_for_each_test(redis_server: Redis) -> None:
-    """Nobody finds what another test has left."""
-    with redis_server.client() as client:
-        assert client.dbsize() == 0
-
-
-def test_cluster__of_one_node__has_every_slot(one_cluster: Redis) -> None:
-    """A client of clusters can reach any key."""
-    with redis.RedisCluster(port=one_cluster.port, host="127.0.0.1") as client:
-        assert client.set("any", "thing")

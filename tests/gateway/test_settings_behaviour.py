@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from config.address import Address
+from config.edge import Proxies
+from config.networks import Networks
 from config.settings import Log, Requests, Settings, Snapshots
 from config.settings import Store as StoreSettings
 from gateway.ports import StoredFacts
@@ -172,3 +174,24 @@ def test_log_level__leaves_out_what_is_less_severe(written: Any, level: Any, lin
 def test_log_format__decides_how_a_line_looks(written: Any, style: Any, opening: str) -> None:
     """log.format: a line is a JSON object or text."""
     assert written(Log(level="error", format=style)).startswith(opening)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "header", "client"),
+    [
+        ("", "x-forwarded-for", "127.0.0.1"),
+        ("127.0.0.0/8", "x-forwarded-for", "203.0.113.9"),
+        ("127.0.0.0/8", "forwarded", "203.0.113.8"),
+    ],
+)
+async def test_proxies__decide_whose_word_counts(
+    trusted: str, header: Any, client: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """proxies.trusted, proxies.header: only the proxies named are believed, in the header they set."""
+    caplog.set_level(logging.INFO)
+    headers = {"x-forwarded-for": "1.1.1.1, 203.0.113.9", "forwarded": "for=1.1.1.1, for=203.0.113.8"}
+    settings = Settings(proxies=Proxies(trusted=Networks(trusted), header=header))
+    async with serving(one_project(), settings) as asking:
+        await asking.get("/", headers=headers)
+    line = next(vars(record)["fields"] for record in caplog.records if record.message == "request")
+    assert line["client"] == client

@@ -1,0 +1,128 @@
+"""Who a request comes from, told from its connection and from what trusted proxies say in their headers.
+
+Knows headers and addresses, no requests. Invariant: nothing that an untrusted machine wrote is believed, and no trusted
+proxy is taken for a client as long as it names one.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from config.networks import Networks
+
+Address = IPv4Address | IPv6Address
+Header = Literal["x-forwarded-for", "forwarded"]
+
+MAX_HOPS: Final = 32
+"""Hops that are looked at, from the right. Real chains have two or three; longer ones are somebody's experiment."""
+MAX_HEADER_BYTES: Final = 4096
+UNKNOWN: Final = ip_address("0.0.0.0")  # noqa: S104 - stands for a peer without an address, as on a Unix socket
+_SUBSCRIBER_BITS: Final = 64
+
+
+class Client(Struct, frozen=True):
+    """The address of a client. `is_unproven` when an untrusted peer sent headers that were not believed."""
+
+    address: Address
+    is_unproven: bool = False
+
+    @property
+    def bucket(self) -> str:
+        """What stands for the client in limits: an IPv6 client has a whole /64 to choose addresses from."""
+        if self.address.version == 4:
+            return str(self.address)
+        prefix = int(self.address) >> _SUBSCRIBER_BITS << _SUBSCRIBER_BITS
+        return f"{IPv6Address(prefix)}/{_SUBSCRIBER_BITS}"
+
+
+def client_of(
+    peer: str | None, headers: Iterable[tuple[bytes, bytes]], trusted: Networks, header: Header = "x-forwarded-for"
+) -> Client:
+    """The client behind a connection from `peer`: the nearest hop that is no trusted proxy.
+
+    A hop that cannot be read ends the walk at the proxy that passed it on; hops beyond it are anybody's.
+    """
+    address = parse(peer) if peer else None
+    if address is None:
+        return Client(UNKNOWN)
+    name = header.encode()
+    values = [value for key, value in headers if key == name]
+    if address not in trusted:
+        return Client(address, is_unproven=bool(values))
+    for hop in _hops_from_the_right(values, header):
+        named = parse(hop)
+        if named is None:
+            break
+        address = named
+        if address not in trusted:
+            break
+    return Client(address)
+
+
+@lru_cache(8192)
+def parse(text: str) -> Address | None:
+    """The address in `1.2.3.4`, `1.2.3.4:567`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:567`; else None."""
+    text = text.strip()
+    if text.startswith("["):
+        text, bracket, port = text[1:].partition("]")
+        if not bracket or (port and not (port.startswith(":") and _is_port(port[1:]))):
+            return None
+        if ":" not in text:
+            return None
+    elif text.count(":") == 1:
+        text, _, port = text.partition(":")
+        if not _is_port(port):
+            return None
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            return None  # Means something on that machine only.
+        return address.ipv4_mapped or address
+    return address
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text[:6]) <= 65_535
+
+
+def _hops_from_the_right(values: list[bytes], header: Header) -> Iterator[str]:
+    """Hops from the nearest to the farthest. Several headers of one name are one list, in their order."""
+    joined = b",".join(values)[-MAX_HEADER_BYTES:].decode("latin-1")
+    hops = joined.split(",") if header == "x-forwarded-for" else _split_quoted(joined, ",")
+    for hop in reversed(hops[-MAX_HOPS:]):
+        yield hop if header == "x-forwarded-for" else _for_of(hop)
+
+
+def _for_of(element: str) -> str:
+    """The node of `for=` in one element of Forwarded; empty when there is none, or more than one."""
+    nodes = []
+    for pair in _split_quoted(element, ";"):
+        name, equals, value = pair.partition("=")
+        if equals and name.strip().lower() == "for":
+            nodes.append(value.strip())
+    if len(nodes) != 1:
+        return ""
+    (node,) = nodes
+    return node[1:-1] if len(node) > 1 and node[0] == node[-1] == '"' else node
+
+
+def _split_quoted(text: str, separator: str) -> list[str]:
+    """Parts between separators that stand outside of quotes. An open quote runs to the end."""
+    parts, start, is_quoted, is_escaped = [], 0, False, False
+    for at, character in enumerate(text):
+        if is_escaped:
+            is_escaped = False
+        elif is_quoted and character == "\\":
+            is_escaped = True
+        elif character == '"':
+            is_quoted = not is_quoted
+        elif character == separator and not is_quoted:
+            parts.append(text[start:at])
+            start = at + 1
+    return [*parts, text[start:]]
