@@ -17,6 +17,7 @@ Mode = Literal["none", "delay", "blackhole", "refuse", "reset", "bandwidth", "sl
 
 _RESET = struct.pack("ii", 1, 0)
 CHUNK = 64 * 1024
+SETTLE_S = 0.02
 
 
 class Fault(NamedTuple):
@@ -93,13 +94,13 @@ class FaultProxy:
     async def _close(self) -> None:
         if self._server is not None:
             self._server.close()
+        await asyncio.sleep(SETTLE_S)  # For what was just accepted to be known.
         self._cut()
         for task in self._connections:
             task.cancel()
         if self._connections:
             await asyncio.wait(self._connections, timeout=5)
-        for _ in range(3):  # For transports to close their sockets.
-            await asyncio.sleep(0)
+        await asyncio.sleep(SETTLE_S)  # For transports to close their sockets.
 
     def _cut(self) -> None:
         for writer in self._writers:
