@@ -23,6 +23,7 @@ from gateway.middleware.body_limit import LimitBody
 from gateway.middleware.boundary import ErrorBoundary
 from gateway.middleware.client_ip import FindClient
 from gateway.middleware.record import RecordRequests
+from gateway.middleware.wire_guard import WireGuard
 from gateway.ports import Clock, SystemClock
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -71,6 +72,7 @@ def create_app(
                 "x-flagstone-degraded",
             ],
         ),
+        Middleware(WireGuard),
         Middleware(FindClient, settings.proxies),
         Middleware(ErrorBoundary),
         Middleware(LimitBody, requests.max_body_bytes, requests.body_timeout_s),

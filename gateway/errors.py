@@ -76,6 +76,33 @@ class BodyTooLarge(GatewayError):
         super().__init__(f"The request body is larger than {limit_bytes} bytes.")
 
 
+class AmbiguousLength(BadRequest):
+    code = "ambiguous_length"
+
+    def __init__(self) -> None:
+        super().__init__("The request has both Content-Length and Transfer-Encoding.")
+
+
+class CleartextHttp2(GatewayError):
+    status = 421
+    type = "validation_error"
+    code = "cleartext_http2"
+    json_body = False
+
+    def __init__(self) -> None:
+        super().__init__("HTTP/2 is spoken over TLS only. Please use HTTP/1.1 here.")
+
+
+class HeadersTooLarge(GatewayError):
+    status = 431
+    type = "validation_error"
+    code = "headers_too_large"
+    json_body = False
+
+    def __init__(self) -> None:
+        super().__init__("The request has too many headers, or they are too large.")
+
+
 class NotFound(GatewayError):
     status = 404
     type = "invalid_request"

@@ -149,12 +149,12 @@ class FaultProxy:
         with suppress(OSError):
             while piece := await source.read(CHUNK):
                 await self._hold(piece)
-                sink.write(piece)
-                await sink.drain()
                 if is_up:
                     self.pieces_up += 1
                 else:
                     self.pieces_down += 1
+                sink.write(piece)  # Counted before, so that nobody has a piece that is not.
+                await sink.drain()
         await self._hold(b"")
 
     async def _hold(self, piece: bytes) -> None:

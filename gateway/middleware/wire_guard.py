@@ -1,0 +1,50 @@
+"""Refuses requests that two machines may read differently, and headers beyond all reason.
+
+Bodies are the business of body_limit.py. Invariant: what is refused here has not been looked at by anything further in,
+and its connection is closed, for what follows on it may not be what it seems.
+"""
+
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import AmbiguousLength, CleartextHttp2, GatewayError, HeadersTooLarge, reject
+from gateway.telemetry import RequestRecord
+
+MAX_HEADERS: Final = 100
+MAX_HEADER_BYTES: Final = 32 * 1024
+"""All headers together, more than browsers and proxies send. The engine's own bound holds only between two reads."""
+
+
+class WireGuard:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = _problem(scope) if scope["type"] == "http" else None
+        if error is None:
+            await self._app(scope, receive, send)
+            return
+        record: RequestRecord = scope["state"]["record"]
+        record.error = error.code
+
+        async def send_and_close(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["http_version"] != "2":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await reject(send_and_close, error)
+
+
+def _problem(scope: Scope) -> GatewayError | None:
+    # The engine speaks HTTP/2 without TLS to whoever asks. A proxy that forwards the upgrade is then a tunnel, through
+    # which requests pass that it never sees and would deny.
+    if scope["http_version"] == "2" and scope["scheme"] == "http":
+        return CleartextHttp2()
+    headers = scope["headers"]
+    if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
+        return HeadersTooLarge()
+    names = {name for name, _ in headers}
+    if b"content-length" in names and b"transfer-encoding" in names:
+        return AmbiguousLength()
+    return None
