@@ -13,20 +13,31 @@ from tests.faults import FaultProxy, Mode
 SOON_S = 5.0
 
 
+class Echo(asyncio.Protocol):
+    """One connection of a server that says everything back."""
+
+    def __init__(self, connections: list[asyncio.Transport]) -> None:
+        self._connections = connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._connections.append(transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(data)
+
+
 @pytest.fixture
 async def echo() -> AsyncIterator[int]:
     """The port of a server that says everything back."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while piece := await reader.read(1 << 16):
-                writer.write(piece)
-                await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    connections: list[asyncio.Transport] = []
+    server = await asyncio.get_running_loop().create_server(lambda: Echo(connections), "127.0.0.1", 0)
     yield server.sockets[0].getsockname()[1]
     server.close()
+    for transport in connections:
+        transport.abort()
+    await asyncio.sleep(0)  # For transports to close their sockets.
 
 
 @pytest.fixture
@@ -59,8 +70,10 @@ class Line:
 @contextlib.asynccontextmanager
 async def connected(proxy: FaultProxy) -> AsyncIterator[Line]:
     line = Line(*await asyncio.open_connection("127.0.0.1", proxy.port))
-    yield line
-    line.close()
+    try:
+        yield line
+    finally:
+        line.close()
 
 
 async def test_proxy__without_a_fault__passes_everything(proxy: FaultProxy) -> None:
