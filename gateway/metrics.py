@@ -21,6 +21,9 @@ PARTS: Final = ("person", "group", "override")
 CAUSES: Final = ("timeout", "database_unavailable", "database_error", "hash_key_override_error", "other")
 SOURCES: Final = ("redis", "store", "disk")
 DEPENDENCIES: Final = ("definitions", "persons", "writer", "redis")
+LOAD_OUTCOMES: Final = ("hit", "miss", "error")
+FILL_OUTCOMES: Final = ("written", "unneeded", "limited", "failed")
+WRITE_OUTCOMES: Final = ("written", "retried", "failed", "dropped")
 CALL_OUTCOMES: Final = ("ok", "timeout", "error", "gone", "open", "busy", "skipped")
 BREAKER_STATES: Final = ("closed", "open", "half_open")
 FEEDS: Final = ("postgres", "redis")
@@ -96,6 +99,11 @@ class Metrics:
         self._answer_of = _bound(self._answers, ("exact", "partial"))
         self._missing_of = {(part, cause): self._missing.labels(part, cause) for part in PARTS for cause in CAUSES}
         self._read_of = _bound(self._reads, SOURCES)
+        self._load_of = {(tier, end): self._loads.labels(tier, end) for tier in SOURCES for end in LOAD_OUTCOMES}
+        self._fill_of = _bound(self._fills, FILL_OUTCOMES)
+        self._change_of = _bound(self._changes, FEEDS)
+        self._turn_of = {(name, to): self._turns.labels(name, to) for name in DEPENDENCIES for to in BREAKER_STATES}
+        self._write_of = _bound(self._writes, WRITE_OUTCOMES)
         self._call_of = {(name, end): self._calls.labels(name, end) for name in DEPENDENCIES for end in CALL_OUTCOMES}
         self._call_s_of = _bound(self._call_s, DEPENDENCIES)
         self._wait_s_of = _bound(self._wait_s, DEPENDENCIES)
@@ -126,14 +134,14 @@ class Metrics:
         self._missing_of[part, cause if cause in CAUSES else "other"].inc()
 
     def loaded(self, tier: str, outcome: str) -> None:
-        self._loads.labels(tier, outcome).inc()
+        self._load_of[tier, outcome].inc()
 
     def filled(self, outcome: str, size: int = 0) -> None:
-        self._fills.labels(outcome).inc()
+        self._fill_of[outcome].inc()
         self.fill_bytes.inc(size)
 
     def change_told(self, source: str) -> None:
-        self._changes.labels(source).inc()
+        self._change_of[source].inc()
 
     def feed_connected(self, source: str, *, is_connected: bool) -> None:
         self._feed.labels(source).set(is_connected)
@@ -145,7 +153,7 @@ class Metrics:
             self._wait_s_of[dependency].observe(waited_s)
 
     def breaker_changed(self, dependency: str, to: str) -> None:
-        self._turns.labels(dependency, to).inc()
+        self._turn_of[dependency, to].inc()
 
     def breaker_state(self, dependency: str, state: str) -> None:
         for name in BREAKER_STATES:
@@ -159,7 +167,7 @@ class Metrics:
             self._pool.labels(pool, state).set(connections)
 
     def override_write(self, outcome: str, writes: int = 1) -> None:
-        self._writes.labels(outcome).inc(writes)
+        self._write_of[outcome].inc(writes)
 
     def heartbeat(self, task: str, age_s: float) -> None:
         self._heartbeat.labels(task).set(age_s)

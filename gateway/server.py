@@ -1,7 +1,7 @@
 """One process that serves the app: bind, serve, announce, and stop in order.
 
 What happens inside a request does not live here, nor which stores are behind it. Invariant: after a first SIGTERM or
-SIGINT the process is gone within the drain timeout plus CLOSE_GRACE_S, whatever its clients do.
+SIGINT the process is gone within the drain timeout plus twice CLOSE_GRACE_S, whatever its clients do.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from hypercorn.asyncio import run as engine_run
 from hypercorn.asyncio import serve as run_engine
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config as EngineConfig
+from hypercorn.events import Event
 from hypercorn.utils import LifespanFailureError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,11 +36,18 @@ _BIND_ERRORS: Final = {
 
 
 class _Connection(TCPServer):
-    """A connection of the engine that ends when its client closes it.
+    """A connection of the engine that ends when its client closes it, and when it is cancelled.
 
     The engine's own waits for the keep-alive timeout first, with three tasks: clients that connect anew for each
-    request would pile up by the thousand.
+    request would pile up by the thousand. Cancelled, it waits for its client to read what was written.
     """
+
+    async def protocol_send(self, event: Event) -> None:
+        try:
+            await super().protocol_send(event)
+        except asyncio.CancelledError:
+            self.writer.transport.abort()
+            raise
 
     async def _read_data(self) -> None:
         try:
@@ -147,6 +155,8 @@ async def _served_aside(server: Server, aside: Aside | None) -> AsyncIterator[No
         try:
             await run_engine(app, _engine_config(server, listener), shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
         except Exception as error:
+            if stop.is_set():
+                return  # The engine trips over its own cancelling.
             log_event("metrics_listener_crashed", logging.ERROR, exception=error)
 
     engine = asyncio.create_task(run())

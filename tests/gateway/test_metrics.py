@@ -32,6 +32,12 @@ def test_render__before_anything_happened__has_the_series_that_alerts_watch(metr
     assert 'flagstone_calls_total{dependency="persons",outcome="timeout"} 0.0' in shown(metrics, "calls_total")
 
 
+def test_render__before_anything_happened__has_every_counter(metrics: Metrics) -> None:
+    """No counter appears only with its first event: the rate of a series that starts at one is nothing."""
+    names = [name for name, (kind, _) in metrics.families().items() if kind == "counter"]
+    assert not [name for name in names if not shown(metrics, name.removeprefix("flagstone_") + "_total")]
+
+
 def test_fact_missing__cause_nobody_knows__is_other(metrics: Metrics) -> None:
     """No value of a label comes from outside."""
     metrics.fact_missing("person", "something new")

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -267,3 +268,28 @@ async def test_served_aside__it_crashes__the_server_goes_on(caplog: pytest.LogCa
             await asyncio.sleep(0)
     listener.close()
     assert [record.message for record in caplog.records] == ["metrics_listener_crashed"]
+
+
+async def test_served_aside__client_that_never_reads__is_cut_off(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for metrics and leaves them unread cannot keep the process alive, and that is no crash."""
+    monkeypatch.setattr(gateway_server, "CLOSE_GRACE_S", 0.2)
+    is_answering = asyncio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            is_answering.set()
+            await send({"type": "http.response.body", "body": bytes(20_000_000)})
+
+    listener = bind("127.0.0.1", 0, 1)
+    others = asyncio.all_tasks()
+    with socket.create_connection(listener.getsockname(), PATIENCE_S) as connection:
+        async with gateway_server._served_aside(Server(), (endless, listener)):
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: flagstone\r\n\r\n")
+            await asyncio.wait_for(is_answering.wait(), PATIENCE_S)
+        if left := asyncio.all_tasks() - others:
+            _, left = await asyncio.wait(left, timeout=5)
+    assert not left
+    assert not [record for record in caplog.records if record.name == "flagstone"]
