@@ -40,7 +40,7 @@ SETTINGS = (
     "definitions_pool.connect_timeout_ms=200", "definitions_pool.acquire_timeout_ms=300",
     "definitions_pool.statement_timeout_ms=500", "overrides.write_timeout_ms=500",
     "breakers.min_calls=5", "breakers.open_s=0.3", f"breakers.max_open_s={BREAKER_S}", "breakers.window_s=2",
-    "snapshots.refresh_s=0.3", "log.level=warning",
+    "redis.timeout_ms=100", "redis.connect_timeout_ms=150", "snapshots.refresh_s=0.3", "log.level=warning",
 )  # fmt: skip
 
 
