@@ -162,8 +162,9 @@ def assert_answered(run: Run, healthy: Run) -> None:
     for now, then in zip(run.flags(WITH_FACTS), healthy.flags(WITH_FACTS), strict=True):
         for key, record in now.items():
             assert record == then[key] or (record["failed"] and not record["enabled"])
-    # The machine may stall any single request; that the service holds its budget shows in all but a few.
-    late = [seconds for seconds in run.seconds if seconds > BUDGET_S + GRACE_S]
+    # The machine may stall any single request, as the healthy run shows; the service holds its budget in all but a few.
+    limit_s = BUDGET_S + GRACE_S + max(healthy.seconds)
+    late = [seconds for seconds in run.seconds if seconds > limit_s]
     assert len(late) <= len(run.seconds) * 0.1, sorted(run.seconds)
     assert median(run.seconds) <= BUDGET_S + GRACE_S
 

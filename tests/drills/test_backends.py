@@ -84,7 +84,7 @@ def test_drill__database_fails_under_a_warm_service__costs_only_stored_facts(sta
     assert all("x-flagstone-degraded" in headers for headers in run.headers)
     stage.postgres.heal()
     stage.redis.heal()
-    stage.until_exact(BREAKER_S + 3 * BUDGET_S)
+    stage.until_exact(BREAKER_S + 5 * BUDGET_S)
     assert stage.ask().flags(WITHOUT_FACTS | WITH_FACTS) == healthy.flags(WITHOUT_FACTS | WITH_FACTS)
     assert_nothing_left(stage, tasks)
     assert stage.memory_kb() - memory_kb < 32_000

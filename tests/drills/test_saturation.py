@@ -62,7 +62,7 @@ def test_drill__pool_exhausted__skips_the_reading_and_recovers(start: Start, pos
         assert stage.metric("pool_connections", 'pool="persons",state="in_use"') <= 4
         # Definitions have connections of their own, which nobody holds.
         assert stage.metric("snapshot_age_seconds") < 2
-    stage.until_exact(BREAKER_S + 3 * BUDGET_S)
+    stage.until_exact(BREAKER_S + 5 * BUDGET_S)
     assert_nothing_left(stage, tasks)
 
 
@@ -111,4 +111,4 @@ def test_drill__pgbouncer_queue_full__is_an_exhausted_pool(start: Start, postgre
                 run = stage.ask(at_once=20)
                 assert_answered(run, healthy)
             assert not run.is_exact
-        stage.until_exact(BREAKER_S + 3 * BUDGET_S)
+        stage.until_exact(BREAKER_S + 5 * BUDGET_S)
