@@ -46,10 +46,10 @@ class Bulkhead:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._hand_on()
-            else:
+            if turn in self._queue:
                 self._queue.remove(turn)
+            elif not turn.cancelled():
+                self._hand_on()
             raise
         return self._clock.monotonic()
 

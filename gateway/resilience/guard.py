@@ -106,6 +106,8 @@ class Guard:
             if not flight.task.done():
                 has_timed_out = True
                 raise StoreTimeout(f"{self.name}: no answer within {time_left_s * 1000:.0f} ms")
+            if flight.task.cancelled():  # By closing: nothing else cancels what somebody waits for.
+                raise StoreUnavailable(f"{self.name}: closed")
             result: T = flight.task.result()
             return result
         finally:
@@ -156,6 +158,12 @@ class Guard:
         except StoreTimeout:
             self._ended(flight, Outcome.TIMEOUT)
             raise
+        except asyncio.CancelledError as error:
+            if flight.task.cancelling():
+                raise
+            # Something inside was cancelled. Passed on as such, it would end the caller, and the probe never.
+            self._ended(flight, Outcome.ERROR)
+            raise StoreError(f"{self.name}: cancelled from within") from error
         except Exception:
             self._ended(flight, Outcome.ERROR)
             raise

@@ -55,6 +55,20 @@ async def test_enter__cancelled_while_waiting__leaves_the_line(clock: FakeClock)
     assert second.done()
 
 
+async def test_enter__cancelled_just_before_a_slot_is_left__is_passed_over(clock: FakeClock) -> None:
+    """Who has left but not yet noticed gets no slot, and hears of the cancellation, of nothing else."""
+    bulkhead = Bulkhead(1, 5, clock)
+    entered_at = await bulkhead.enter()
+    first, second = (asyncio.ensure_future(bulkhead.enter()) for _ in range(2))
+    await settle()
+    first.cancel()
+    bulkhead.leave(entered_at)
+    await settle()
+    assert first.cancelled()
+    bulkhead.leave(second.result())
+    assert (bulkhead.in_use, bulkhead.queued) == (0, 0)
+
+
 async def test_enter__cancelled_just_when_it_is_its_turn__hands_the_slot_on(clock: FakeClock) -> None:
     """A slot given to somebody who has left is not lost."""
     bulkhead = Bulkhead(1, 5, clock)
@@ -117,6 +131,7 @@ async def test_bulkhead__random_arrivals_and_cancels__keeps_count(clock: FakeClo
             chance.choice(callers[-20:]).cancel()
         if chance.random() < 0.5:
             await asyncio.sleep(0)
-    await asyncio.gather(*callers, return_exceptions=True)
+    ends = await asyncio.gather(*callers, return_exceptions=True)
+    assert all(end is None or isinstance(end, asyncio.CancelledError) for end in ends)
     assert most == 3
     assert (bulkhead.in_use, bulkhead.queued) == (0, 0)

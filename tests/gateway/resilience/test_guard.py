@@ -23,7 +23,7 @@ class Dependency:
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.gate.set()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.calls = 0
         self.cancelled = 0
         self.is_stubborn = False
@@ -90,6 +90,25 @@ async def test_call__dependency_fails__raises_that_and_opens_the_breaker(
         await guard.call(dependency.load, 1)
     assert outcomes == ["error", "error", "error", "open"]
     assert dependency.calls == 3
+
+
+async def test_call__load_cancelled_from_within__is_an_error_like_others(
+    guard: Guard, dependency: Dependency, clock: FakeClock, outcomes: list[str]
+) -> None:
+    """A driver that cancels something of its own ends neither its caller nor, as a probe, the breaker's recovery."""
+    dependency.error = asyncio.CancelledError()
+    for _ in range(3):
+        with pytest.raises(StoreError, match="persons: cancelled from within"):
+            await guard.call(dependency.load, 1)
+    for open_s in (1, 2):
+        clock.advance(open_s)
+        with pytest.raises(StoreError, match="cancelled from within"):
+            await guard.call(dependency.load, 1)
+    clock.advance(4)
+    dependency.error = None
+    assert await guard.call(dependency.load, 1) == 6
+    assert guard.breaker.state is State.CLOSED
+    assert outcomes == ["error"] * 5 + ["ok"]
 
 
 async def test_call__dependency_says_it_timed_out__is_a_timeout(
@@ -295,6 +314,25 @@ async def test_close__loads_under_way__are_cancelled_and_nothing_is_left(
     async with Guard("x", breaker, Bulkhead(2, 2, clock), clock) as guard:
         calls = [asyncio.ensure_future(guard.call(dependency.load, 1)) for _ in range(3)]
         await settle()
-    await asyncio.gather(*calls, return_exceptions=True)
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [str(answer) for answer in answers] == ["x: closed"] * 3
+    assert all(isinstance(answer, StoreUnavailable) for answer in answers)
     assert asyncio.all_tasks() == before
     assert caplog.records == []
+
+
+async def test_close__load_ignores_being_cancelled__is_not_waited_for(
+    clock: FakeClock, dependency: Dependency, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dependency that hangs does not keep the process from stopping."""
+    monkeypatch.setattr("gateway.resilience.guard.CLOSE_TIMEOUT_S", SHORT_S)
+    dependency.is_stubborn = True
+    dependency.gate.clear()
+    guard = Guard("x", Breaker(BreakerPolicy(), clock), Bulkhead(2, 2, clock), clock)
+    async with asyncio.timeout(5), guard:
+        with pytest.raises(StoreTimeout):
+            await guard.call(dependency.load, SHORT_S)
+    assert "1 abandoned" in repr(guard)
+    dependency.gate.set()
+    await settle()
+    assert "0 abandoned" in repr(guard)
