@@ -58,7 +58,7 @@ class Service:
     """`flagstone serve` with these settings, on free ports, once it is ready."""
 
     def __init__(self, *settings: str) -> None:
-        chosen = ("server.port=0", "metrics.port=0", "log.level=error", *settings)
+        chosen = ("server.port=0", "metrics.port=0", "log.level=error", "server.control_path=", *settings)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gateway", "serve", *(it for setting in chosen for it in ("--set", setting))],
             stdout=subprocess.PIPE,
@@ -75,10 +75,7 @@ class Service:
         return sum(float(it) for it in re.findall(rf"^flagstone_{name}(?:\{{[^}}]*\}})? (\S+)$", told, re.MULTILINE))
 
     def memory_kb(self) -> int:
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+)", status)
-        assert found is not None
-        return int(found[1])
+        return int(self.metric("resident_bytes") / 1024)
 
     def stop(self) -> int:
         """The exit code, after an orderly end."""

@@ -22,52 +22,10 @@ from config.backends import (
     Store,
     WriterPool,
 )
-from config.edge import Proxies
+from config.edge import Concurrency, Limits, Proxies, edge_problems
 from config.networks import Networks
-
-
-class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the service listens, and how it lets go of connections."""
-
-    host: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            description="Address to listen on. By default only this machine, so that opening the service to others is "
-            "somebody's decision; `0.0.0.0` or `::` listens everywhere.",
-        ),
-    ] = "127.0.0.1"
-    port: Annotated[
-        int,
-        Meta(ge=0, le=65_535, description="Port to listen on; 0 takes any free one. The default needs no privileges."),
-    ] = 8000
-    backlog: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=65_535,
-            description="Connections the kernel holds until they are accepted. Enough for many clients reconnecting at "
-            "once; the kernel may cap it lower.",
-        ),
-    ] = 2048
-    drain_timeout_s: Annotated[
-        float,
-        Meta(
-            ge=0,
-            le=3600,
-            description="How long requests in flight may take to finish once the service is told to stop. Many times "
-            "a request's budget, and well within the 30 s that Kubernetes waits before it kills.",
-        ),
-    ] = 10.0
-    keep_alive_timeout_s: Annotated[
-        float,
-        Meta(
-            ge=1,
-            le=3600,
-            description="How long an idle connection stays open. Longer than the 60 s of the usual load balancer, so "
-            "that the balancer closes first and never sends a request into a closing connection.",
-        ),
-    ] = 75.0
+from config.rates import Rates, RateTable
+from config.server import Server, server_problems
 
 
 class Snapshots(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -241,6 +199,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     disk: Disk = Disk()
     breakers: Breakers = Breakers()
     proxies: Proxies = Proxies()
+    limits: Limits = Limits()
+    concurrency: Concurrency = Concurrency()
     snapshots: Snapshots = Snapshots()
     requests: Requests = Requests()
     metrics: Metrics = Metrics()
@@ -260,6 +220,8 @@ _NOUNS: Final = {
     Address: "text",
     bool: "true or false",
     Networks: "text",
+    Rates: "rates",
+    RateTable: "a table of rates",
 }
 
 
@@ -289,7 +251,12 @@ def check(settings: Settings) -> list[Problem]:
     """Everything that is wrong although each value by itself is of its type and in its range."""
     return [
         *_address_problems(settings),
+        *(Problem(paths, message) for paths, message in server_problems(settings.server)),
         *(Problem(("proxies.trusted",), message) for message in settings.proxies.trusted.problems()),
+        *(
+            Problem(paths, message)
+            for paths, message in edge_problems(settings.limits, settings.concurrency, settings.redis.url)
+        ),
         *_request_problems(settings.requests),
         *_breaker_problems(settings.breakers),
     ]

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import asdict, replace
 
+from config.rates import RateTable
 from config.settings import FIELDS, SECTIONS, Problem, Settings, check, expects
 
 PREFIX: Final = "FLAGSTONE__"
@@ -172,16 +173,16 @@ def _converted(given: Given) -> Given | Problem:
     """The same with a value of the setting's type, or what is wrong with it."""
     field = FIELDS[given.path]
     try:
-        value = msgspec.convert(given.value, field.type, strict=not given.is_text, dec_hook=_custom)
+        value = msgspec.convert(given.value, field.type, strict=not given.is_text, dec_hook=custom)
     except msgspec.ValidationError:
         got = "" if given.is_secret else f", got {_shown(given.value)}"
         return Problem((given.path,), f"expected {expects(field)}{got}", (given.origin,))
     return replace(given, value=value)
 
 
-def _custom(shape: type[Any], value: object) -> object:
-    """Addresses and networks, which are written as text."""
-    if not isinstance(value, str):
+def custom(shape: type[Any], value: object) -> object:
+    """Values of the types that msgspec does not know: made of text, or of a table."""
+    if not isinstance(value, str) and shape is not RateTable:
         raise TypeError
     return shape(value)
 

@@ -29,9 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from gateway.commands import CommandFailed
     from gateway.errors import StoreError
 
-    overrides = [f"store.url=file:{DEMO}", "log.format=text", *args.set] if args.demo else args.set
     try:
-        loaded = load(args.config, os.environ, overrides)
+        if args.command == "worker":
+            from gateway.commands import worker
+
+            return worker.run(args)
+        args.overrides = [f"store.url=file:{DEMO}", "log.format=text", *args.set] if args.demo else args.set
+        loaded = load(args.config, os.environ, args.overrides)
         exit_code: int = resolve_name(f"gateway.commands.{args.runs}")(loaded, args)
     except InvalidConfiguration as error:
         return _fail("The configuration is not usable:", *error.problems)
@@ -63,6 +67,23 @@ def _parser() -> argparse.ArgumentParser:
         "flagstone serve --config flagstone.toml\nflagstone serve --set server.port=0\nflagstone serve --demo",
         has_demo=True,
     )
+    _controlling(
+        commands,
+        "reload",
+        "have a running service read its settings anew, as SIGHUP does",
+        "flagstone reload --wait\nflagstone reload --config flagstone.toml --wait",
+    )
+    _controlling(
+        commands,
+        "restart",
+        "have a running service replace its workers one by one, as SIGUSR2 does",
+        "flagstone restart --wait --timeout 300",
+    )
+    telling = _controlling(commands, "status", "say what a running service is doing", "flagstone status --json")
+    telling.add_argument("--json", action="store_true", help="print one JSON object")
+    # What serve starts; of no use by itself, and therefore not listed.
+    commands.add_parser("worker").add_argument("descriptors", type=int, nargs="+")
+
     _command(
         commands,
         "check",
@@ -155,6 +176,17 @@ def _command(
     command.set_defaults(runs=runs, demo=False)
     if has_demo:
         command.add_argument("--demo", action="store_true", help="use the demo project that comes with flagstone")
+    return command
+
+
+def _controlling(
+    commands: "argparse._SubParsersAction[Any]", name: str, summary: str, examples: str
+) -> argparse.ArgumentParser:
+    """A command for a running service, which is found by the setting `server.control_path`."""
+    command = _command(commands, name, f"control:{name}", summary, examples)
+    command.add_argument("--timeout", metavar="S", type=float, default=60.0, help="seconds to wait (default: 60)")
+    if name != "status":
+        command.add_argument("--wait", action="store_true", help="wait, and say what became of it")
     return command
 
 

@@ -3,7 +3,7 @@
 Invariant: whatever is answered, by a route or by a middleware, passes CORS and the record on its way out.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.middleware import Middleware
@@ -13,15 +13,17 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from config.settings import Settings
+from config.reload import Live
 from gateway import wiring
 from gateway.endpoints import flags, ops
 from gateway.endpoints.methods import Methods
 from gateway.errors import NotFound, reject
 from gateway.metrics import Metrics
+from gateway.middleware.admission import Admission
 from gateway.middleware.body_limit import LimitBody
 from gateway.middleware.boundary import ErrorBoundary
 from gateway.middleware.client_ip import FindClient
+from gateway.middleware.rate_limit import LimitRate
 from gateway.middleware.record import RecordRequests
 from gateway.middleware.wire_guard import WireGuard
 from gateway.ports import Clock, SystemClock
@@ -42,23 +44,22 @@ ROUTES = [
 
 
 def create_app(
-    settings: Settings,
+    live: Live,
     clock: Clock | None = None,
     open_store: wiring.OpenStore = wiring.open_store,
     metrics: Metrics | None = None,
-) -> ASGIApp:
+) -> Admission:
     """The service as one ASGI app. It opens the store in its lifespan, whose state the server must pass on."""
     clock = clock or SystemClock()
     metrics = metrics or Metrics()
 
     @asynccontextmanager
     async def lifespan(_: object) -> AsyncIterator[wiring.Services]:
-        async with wiring.open_services(settings, clock, metrics, open_store) as services:
+        async with wiring.open_services(live, clock, metrics, open_store) as services:
             yield services
 
-    requests = settings.requests
     middleware = [
-        Middleware(RecordRequests, clock, requests.budget_ms / 1000, metrics),
+        Middleware(RecordRequests, live, clock, metrics),
         Middleware(
             CORSMiddleware,
             allow_origins=["*"],
@@ -73,16 +74,17 @@ def create_app(
             ],
         ),
         Middleware(WireGuard),
-        Middleware(FindClient, settings.proxies),
+        Middleware(FindClient),
+        Middleware(LimitRate),
         Middleware(ErrorBoundary),
-        Middleware(LimitBody, requests.max_body_bytes, requests.body_timeout_s),
+        Middleware(LimitBody),
     ]
     # Not a Starlette application: it stands outside all middleware and would answer a crash without CORS. Redirects
     # for a missing slash are off because they would take their target from the Host header.
     app: ASGIApp = Router(ROUTES, redirect_slashes=False, default=_not_found, lifespan=lifespan)
     for wrapper, args, kwargs in reversed(middleware):
         app = wrapper(app, *args, **kwargs)
-    return app
+    return Admission(app, live, clock, metrics)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,18 +95,14 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class MetricsApp:
-    """GET /metrics for Prometheus, on a listener of its own."""
+    """GET /metrics for Prometheus, on a listener of its own; `render` says what it reads."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, render: Callable[[], Awaitable[bytes]]) -> None:
+        self._render = render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            for _ in range(2):
-                message = await receive()
-                await send({"type": f"{message['type']}.complete"})
-        elif scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD"):
-            await Response(self._metrics.render(), media_type=EXPOSITION)(scope, receive, send)
+        if scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD"):
+            await Response(await self._render(), media_type=EXPOSITION)(scope, receive, send)
         elif scope["type"] == "http":
             await reject(send, NotFound())
         else:

@@ -4,12 +4,14 @@ Services raise these, endpoints let them pass, and the boundary at the edge send
 never a 401. Clients retry only 502 and 504, so shedding uses 503.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 class GatewayError(Exception):
@@ -26,6 +28,7 @@ class GatewayError(Exception):
         self.detail = detail
         self.retry_after_s = retry_after_s
         self.allow = allow
+        self.headers: list[tuple[bytes, bytes]] = []
 
 
 class BadRequest(GatewayError):
@@ -162,6 +165,33 @@ class Stopping(GatewayError):
         super().__init__("The server is stopping. Please try again.", retry_after_s=1)
 
 
+class Overloaded(GatewayError):
+    """More is asked than can be answered in time."""
+
+    status = 503
+    code = "overloaded"
+    json_body = False
+
+    def __init__(self) -> None:
+        super().__init__("The server is busy. Please try again in a moment.", retry_after_s=1)
+
+
+class RateLimited(GatewayError):
+    """Somebody asks too often. The numbers are those of the rate that decided; times are in whole seconds."""
+
+    status = 429
+    type = "validation_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, limit: int, remaining: int, reset_s: int, retry_after_s: int) -> None:
+        super().__init__("Rate limit exceeded", retry_after_s=retry_after_s)
+        self.headers = [
+            (b"ratelimit-limit", b"%d" % limit),
+            (b"ratelimit-remaining", b"%d" % remaining),
+            (b"ratelimit-reset", b"%d" % reset_s),
+        ]
+
+
 class InternalError(GatewayError):
     def __init__(self) -> None:
         super().__init__("An internal error occurred. Please try again later.")
@@ -175,13 +205,37 @@ async def reject(send: Send, error: GatewayError) -> None:
     else:
         media_type = b"text/plain; charset=utf-8"
         body = error.detail.encode()
-    headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(body))]
+    headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *error.headers]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.allow is not None:
         headers.append((b"allow", error.allow.encode()))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def with_cors(scope: Mapping[str, Any], send: Send) -> Send:
+    """Lets a browser read what is sent from beyond the middleware that does so for every other answer."""
+    allowed = cors_headers(scope["headers"])
+
+    async def send_with_cors(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *allowed]
+        await send(message)
+
+    return send_with_cors
+
+
+def cors_headers(headers: Headers) -> Headers:
+    """What makes an answer to a request with these headers readable in a browser."""
+    origin = next((value for name, value in headers if name == b"origin"), None)
+    if origin is None:
+        return []
+    return [
+        (b"access-control-allow-origin", origin),
+        (b"access-control-allow-credentials", b"true"),
+        (b"vary", b"Origin"),
+    ]
 
 
 class StoreError(Exception):

@@ -20,12 +20,17 @@ STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx", "gone")
 PARTS: Final = ("person", "group", "override")
 CAUSES: Final = ("timeout", "database_unavailable", "database_error", "hash_key_override_error", "other")
 SOURCES: Final = ("redis", "store", "disk")
-DEPENDENCIES: Final = ("definitions", "persons", "writer", "redis")
+DEPENDENCIES: Final = ("definitions", "persons", "writer", "redis", "limits")
 LOAD_OUTCOMES: Final = ("hit", "miss", "error")
 FILL_OUTCOMES: Final = ("written", "unneeded", "limited", "failed")
 WRITE_OUTCOMES: Final = ("written", "retried", "failed", "dropped")
 CALL_OUTCOMES: Final = ("ok", "timeout", "error", "gone", "open", "busy", "skipped")
 BREAKER_STATES: Final = ("closed", "open", "half_open")
+LIMITS: Final = ("address", "token")
+LIMITED: Final = ("warned", "denied", "would_deny", "suspended")
+PARTITIONS: Final = ("flags", "definitions", "bootstrap")
+SHED_REASONS: Final = ("full", "late", "dropped")
+CONNECTION_ENDS: Final = ("evicted", "overdue")
 FEEDS: Final = ("postgres", "redis")
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -89,6 +94,31 @@ class Metrics:
         )
         self.tasks = self._gauge("tasks", "Tasks in the event loop: what is under way, of all kinds.")
         self.disk_writable = self._gauge("disk_writable", "Whether last known good definitions are being kept.")
+        self._limited = self._counter(
+            "rate_limited_total", "Requests near a rate or beyond it, by what was done.", ("limit", "outcome")
+        )
+        self.limiter_keys = self._gauge("limiter_keys", "Addresses and tokens that the limiter remembers.")
+        self._suspended = self._gauge(
+            "address_limit_suspended", "Whether addresses are not held to their rates, and why.", ("reason",)
+        )
+        self.unproven_requests = self._gauge(
+            "unproven_requests", "Recent requests of public addresses with forwarding headers that were not believed."
+        )
+        self.fleet_limit_fallbacks = self._counter(
+            "fleet_limit_fallbacks_total", "Decisions on a rate that Redis was to make and did not."
+        )
+        self._shed = self._counter("shed_total", "Requests refused because of too many.", ("partition", "reason"))
+        self._concurrency = self._gauge(
+            "concurrency", "Requests in hand, in line, and how many may be in hand.", ("partition", "what")
+        )
+        self.busy_ratio = self._gauge("busy_ratio", "Part of a core that the worker used lately.")
+        self._connections = self._gauge("connections", "Connections of clients by what they are doing.", ("state",))
+        self._connections_ended = self._counter(
+            "connections_ended_total", "Connections that the service ended for a reason.", ("reason",)
+        )
+        self.loop_lag_s = self._gauge("loop_lag_seconds", "How late the event loop came to its last sweep.")
+        self.resident_bytes = self._gauge("resident_bytes", "Memory that the worker occupies.")
+        self.settings_generation = self._gauge("settings_generation", "Which settings are in force in the worker.")
         self._build = self._gauge("build_info", "What is running.", ("version",))
         self._build.labels(version("flagstone")).set(1)
 
@@ -100,6 +130,9 @@ class Metrics:
         self._missing_of = {(part, cause): self._missing.labels(part, cause) for part in PARTS for cause in CAUSES}
         self._read_of = _bound(self._reads, SOURCES)
         self._load_of = {(tier, end): self._loads.labels(tier, end) for tier in SOURCES for end in LOAD_OUTCOMES}
+        self._limited_of = {(limit, end): self._limited.labels(limit, end) for limit in LIMITS for end in LIMITED}
+        self._shed_of = {(part, why): self._shed.labels(part, why) for part in PARTITIONS for why in SHED_REASONS}
+        self._connection_end_of = _bound(self._connections_ended, CONNECTION_ENDS)
         self._fill_of = _bound(self._fills, FILL_OUTCOMES)
         self._change_of = _bound(self._changes, FEEDS)
         self._turn_of = {(name, to): self._turns.labels(name, to) for name in DEPENDENCIES for to in BREAKER_STATES}
@@ -165,6 +198,25 @@ class Metrics:
     def pool(self, pool: str, *, in_use: int, idle: int, most: int) -> None:
         for state, connections in (("in_use", in_use), ("idle", idle), ("max", most)):
             self._pool.labels(pool, state).set(connections)
+
+    def rate_limited(self, limit: str, outcome: str) -> None:
+        self._limited_of[limit, outcome].inc()
+
+    def limit_suspended(self, reason: str, *, is_suspended: bool) -> None:
+        self._suspended.labels(reason).set(is_suspended)
+
+    def shed(self, partition: str, reason: str) -> None:
+        self._shed_of[partition, reason].inc()
+
+    def gate(self, partition: str, *, limit: int, in_flight: int, queued: int) -> None:
+        for what, number in (("limit", limit), ("in_flight", in_flight), ("queued", queued)):
+            self._concurrency.labels(partition, what).set(number)
+
+    def connections(self, state: str, number: int) -> None:
+        self._connections.labels(state).set(number)
+
+    def connection_ended(self, reason: str) -> None:
+        self._connection_end_of[reason].inc()
 
     def override_write(self, outcome: str, writes: int = 1) -> None:
         self._write_of[outcome].inc(writes)

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from config.settings import Log
+from config.settings import Log, Settings
 from gateway.ports import Clock, Deadline
 
 logger = logging.getLogger("flagstone")
@@ -65,11 +65,13 @@ class RequestRecord:
         "error",
         "flags",
         "is_cancelled",
+        "is_near_limit",
         "method",
         "missing",
         "path",
         "project_id",
         "request_id",
+        "settings",
         "shape",
         "snapshot_age_ms",
         "snapshot_source",
@@ -77,10 +79,22 @@ class RequestRecord:
         "status",
         "token",
         "user_agent",
+        "waited_s",
     )
 
-    def __init__(self, clock: Clock, budget_s: float, *, request_id: str, method: str, path: str, user_agent: str):
+    def __init__(
+        self,
+        clock: Clock,
+        settings: Settings,
+        budget_s: float,
+        *,
+        request_id: str,
+        method: str,
+        path: str,
+        user_agent: str,
+    ):
         self._clock = clock
+        self.settings = settings
         self._arrived_at = clock.monotonic()
         self.deadline = Deadline(clock, budget_s)
         self.request_id = request_id
@@ -91,6 +105,9 @@ class RequestRecord:
         self.status: int | None = None
         self.error: str | None = None
         self.is_cancelled = False
+        self.is_near_limit = False
+        self.waited_s = 0.0
+        """For the client's body and for stores; the rest was spent in this process."""
         self.token: str | None = None
         self.project_id: int | None = None
         self.snapshot_version: int | None = None

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Final, Protocol, TypedDict
 
 from config.backends import Breakers, Pool
+from config.reload import Live
 from config.settings import Settings
 from gateway.metrics import Metrics
 from gateway.ports import ChangeFeed, Clock, DefinitionStore, FactsStore, LastGoodStore, OverrideStore, TransferStore
@@ -22,6 +23,7 @@ from gateway.services.compiling import Compiler
 from gateway.services.definitions import DefinitionService, Shared
 from gateway.services.facts import FactsService
 from gateway.services.flags import FlagService
+from gateway.services.limits import FleetLimiter, LimitService
 from gateway.services.overrides import OverrideService
 from gateway.services.snapshots import SnapshotService
 from gateway.stores.file import FileStore
@@ -43,10 +45,11 @@ OpenStore = Callable[[Settings], AbstractAsyncContextManager[Store]]
 class Services(TypedDict):
     """What endpoints find in the state of a request."""
 
-    settings: Settings
+    live: Live
     metrics: Metrics
     snapshots: SnapshotService
     flags: FlagService
+    limits: LimitService
 
 
 def open_store(settings: Settings) -> AbstractAsyncContextManager[Store]:
@@ -61,9 +64,10 @@ def open_store(settings: Settings) -> AbstractAsyncContextManager[Store]:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, clock: Clock, metrics: Metrics, open_store: OpenStore = open_store
+    live: Live, clock: Clock, metrics: Metrics, open_store: OpenStore = open_store
 ) -> AsyncIterator[Services]:
     """Everything that answers requests, until the context is left."""
+    settings = live.settings
     async with AsyncExitStack() as opened:
         enter = opened.enter_async_context
         store = await enter(open_store(settings))
@@ -85,7 +89,7 @@ async def open_services(
             store,
             await enter(guards.of_pool("persons", settings.persons_pool)),
             metrics,
-            reserve_s=settings.requests.answer_reserve_ms / 1000,
+            reserve_s=lambda: live.settings.requests.answer_reserve_ms / 1000,
         )
         overrides = await enter(
             OverrideService(
@@ -99,7 +103,9 @@ async def open_services(
         metrics.at_scrape(lambda: metrics.override_writes_queued.set(overrides.queued))
         metrics.at_scrape(lambda: metrics.tasks.set(len(asyncio.all_tasks())))
         flags = FlagService(snapshots, facts, overrides, clock, metrics)
-        yield Services(settings=settings, metrics=metrics, snapshots=snapshots, flags=flags)
+        yield Services(
+            live=live, metrics=metrics, snapshots=snapshots, flags=flags, limits=LimitService(live, clock, metrics)
+        )
 
 
 class _Guards:
@@ -161,6 +167,18 @@ async def _open_shared(opened: AsyncExitStack, settings: Settings, clock: Clock,
         timeout_s=(redis.timeout_ms + redis.connect_timeout_ms) / 1000,
         entries=TokenBucket(redis.max_fills_per_s, max(1.0, redis.max_fills_per_s), clock),
         bytes=TokenBucket(redis.max_fill_bytes_per_s, redis.max_fill_bytes_per_s, clock),
+    )
+
+
+async def _open_fleet(opened: AsyncExitStack, settings: Settings, guards: _Guards) -> FleetLimiter | None:
+    redis = settings.redis
+    if not redis.url or redis.url.scheme == "redis+cluster":
+        return None
+    from gateway.stores.redis_limits import RedisLimiter
+
+    guard = await opened.enter_async_context(guards.make("limits", redis.max_connections, redis.timeout_ms / 2))
+    return await opened.enter_async_context(
+        RedisLimiter(redis, guard, timeout_s=(redis.timeout_ms + redis.connect_timeout_ms) / 1000)
     )
 
 

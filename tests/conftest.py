@@ -30,7 +30,9 @@ PATIENCE_S = 30.0
 """How long a test waits for a process before it fails. Never reached when all is well."""
 
 
-_FREE_PORTS = ("--set", "server.port=0", "--set", "metrics.port=0")
+_FOR_TESTS = tuple(
+    it for setting in ("server.port=0", "metrics.port=0", "server.lame_duck_s=0") for it in ("--set", setting)
+)
 
 
 class ServerProcess:
@@ -40,7 +42,7 @@ class ServerProcess:
         self._stderr = folder / "stderr.txt"
         with self._stderr.open("w") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "serve", *_FREE_PORTS, *arguments],
+                [sys.executable, "-m", "gateway", "serve", *_FOR_TESTS, *arguments],
                 cwd=folder,
                 env={name: value for name, value in os.environ.items() if not name.startswith("FLAGSTONE__")},
                 stdout=subprocess.PIPE,
@@ -65,7 +67,7 @@ class ServerProcess:
             watchdog.cancel()
         assert announced is not None, self.errors
         self.url = announced.split()[-1]
-        self.metrics_url = next(self._stdout).split()[-1]
+        self.metrics_url = next(self._stdout, "").rpartition(" ")[2].strip()
         self.port = int(self.url.rsplit(":", 1)[1])
         return self
 
@@ -87,6 +89,13 @@ class ServerProcess:
         self._process.kill()
         self._process.wait(PATIENCE_S)
         self._stdout.close()
+
+
+@pytest.fixture(params=["uvicorn", "hypercorn"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each of the engines: what holds for one holds for the other."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture

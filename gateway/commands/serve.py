@@ -1,18 +1,20 @@
-"""`flagstone serve`: answer requests in this process until told to stop."""
+"""`flagstone serve`: answer requests, with as many workers as asked for, until told to stop."""
 
 import asyncio
 import logging
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
 from shutil import which
 
 from config.settings import advise
-from config.sources import Loaded
-from gateway.app import MetricsApp, create_app
+from config.sources import Loaded, load
 from gateway.commands import CommandFailed
-from gateway.metrics import Metrics
-from gateway.server import Aside, CannotServe, bind, serve, url_of
+from gateway.server.control import controlled
+from gateway.server.engines import name_of_engine
+from gateway.server.listener import CannotServe, bind, url_of
+from gateway.server.supervisor import Supervisor
 from gateway.telemetry import log_event, set_up_logging
 
 METRICS_BACKLOG = 16
@@ -32,38 +34,40 @@ The demo project has the token phc_demo, and knows the persons alice and bob. Tr
 
 
 def run(loaded: Loaded, args: Namespace) -> int:
-    server = loaded.settings.server
-    set_up_logging(loaded.settings.log)
+    settings = loaded.settings
+    server, metrics = settings.server, settings.metrics
+    set_up_logging(settings.log)
+    scheme = "https" if server.tls_certificate else "http"
     try:
+        engine = name_of_engine(server)
         listener = bind(server.host, server.port, server.backlog)
-        url = url_of(listener)
-        metrics = Metrics()
-        aside = _metrics_aside(loaded, metrics)
-        aside_url = url_of(aside[1]) if aside else None
-        for problem in advise(loaded.settings):
-            log_event("settings_questionable", logging.WARNING, problem=problem)
-
-        def announce() -> None:
-            print(f"flagstone is ready at {url}", flush=True)
-            if aside is not None:
-                print(f"metrics are at {aside_url}/metrics", flush=True)
-            if args.demo:
-                print(_DEMO_HINT.format(url=url, flagstone=_how_we_were_called()), flush=True)
-
-        app = create_app(loaded.settings, metrics=metrics)
-        return asyncio.run(serve(app, server, listener, announce, aside))
-    except CannotServe as error:
+        url = url_of(listener, scheme)
+        aside = bind(metrics.host, metrics.port, METRICS_BACKLOG) if metrics.is_enabled else None
+        aside_url = url_of(aside) if aside else None
+    except ModuleNotFoundError as error:
         raise CommandFailed(str(error)) from None
-
-
-def _metrics_aside(loaded: Loaded, metrics: Metrics) -> Aside | None:
-    chosen = loaded.settings.metrics
-    if not chosen.is_enabled:
-        return None
-    try:
-        return MetricsApp(metrics), bind(chosen.host, chosen.port, METRICS_BACKLOG)
     except CannotServe as error:
-        raise CannotServe(f"{error} (for metrics: metrics.port, or metrics.is_enabled=false)") from None
+        hint = " (for metrics: metrics.port, or metrics.is_enabled=false)" if f":{metrics.port}:" in str(error) else ""
+        raise CommandFailed(f"{error}{hint}") from None
+    for problem in advise(settings):
+        log_event("settings_questionable", logging.WARNING, problem=problem)
+
+    def announce() -> None:
+        print(f"flagstone is ready at {url}", flush=True)
+        if aside_url is not None:
+            print(f"metrics are at {aside_url}/metrics", flush=True)
+        if args.demo:
+            print(_DEMO_HINT.format(url=url, flagstone=_how_we_were_called()), flush=True)
+        log_event("started", engine=engine, workers=server.workers, url=url)
+
+    async def supervise() -> int:
+        supervisor = Supervisor(
+            loaded, lambda: load(args.config, os.environ, args.overrides), listener, aside, announce
+        )
+        async with controlled(supervisor, server.control_path):
+            return await supervisor.run()
+
+    return asyncio.run(supervise())
 
 
 def _how_we_were_called() -> str:

@@ -6,9 +6,9 @@ Invariant: a GET never evaluates, so that a link that is merely opened costs not
 from starlette.requests import Request
 from starlette.responses import Response
 
-from config.settings import Settings
 from gateway.metrics import Metrics, Phase
 from gateway.services.flags import FlagService
+from gateway.services.limits import LimitService
 from gateway.telemetry import RequestRecord
 from gateway.wire.flags import MINIMAL_LEGACY, MINIMAL_RECORDS, encode_response
 from gateway.wire.query import read_parameters, read_query
@@ -19,7 +19,6 @@ MEDIA_TYPE = "application/json"
 async def evaluate(request: Request) -> Response:
     """POST: the flags of a project for whoever the body describes."""
     scope = request.scope
-    settings: Settings = scope["state"]["settings"]
     service: FlagService = scope["state"]["flags"]
     record: RequestRecord = scope["state"]["record"]
     metrics: Metrics = scope["state"]["metrics"]
@@ -29,14 +28,18 @@ async def evaluate(request: Request) -> Response:
         read_parameters(scope["query_string"]),
         dict(scope["headers"]),
         is_decide=scope["path"].startswith("/decide"),
-        max_decoded_bytes=settings.requests.max_decoded_bytes,
+        max_decoded_bytes=record.settings.requests.max_decoded_bytes,
     )
     record.token, record.shape = query.token, query.shape.value
+    limits: LimitService = scope["state"]["limits"]
+    if query.token:
+        await limits.check_token(query.token, record)
     answer = await service.answer(query.token, query.context, record.deadline, disable_flags=query.disable_flags)
     snapshot, missing, age_ms = answer.snapshot, answer.missing, int(answer.age_s * 1000)
     record.project_id, record.snapshot_version = snapshot.project_id, snapshot.version
     record.snapshot_source, record.snapshot_age_ms = answer.source, age_ms
     record.flags, record.missing = len(answer.outcomes), missing
+    record.waited_s += answer.waited_s
     answered_s = record.duration_s()
     body = encode_response(
         query.shape,

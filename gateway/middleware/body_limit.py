@@ -8,28 +8,30 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from config.settings import Requests
 from gateway.errors import BodyTimeout, BodyTooLarge, GatewayError, UnreadableBody, reject
 from gateway.telemetry import RequestRecord
 
 
 class LimitBody:
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._max_bytes = max_bytes
-        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        record: RequestRecord = scope["state"]["record"]
+        bounds = record.settings.requests
+        began_s = record.duration_s()
         try:
-            body = await self._read(receive)
+            body = await self._read(receive, bounds)
+            record.waited_s += record.duration_s() - began_s
         except GatewayError as error:
-            record: RequestRecord = scope["state"]["record"]
             record.error = error.code
             await reject(send, error)
             if isinstance(error, BodyTimeout):
-                await self._drain(receive)
+                await self._drain(receive, bounds)
             return
         unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -38,31 +40,31 @@ class LimitBody:
 
         await self._app(scope, receive_body, send)
 
-    async def _read(self, receive: Receive) -> bytes:
+    async def _read(self, receive: Receive, bounds: Requests) -> bytes:
         """The whole body. One that is too large is read to its end as well, for a sender reads no answer before."""
         parts: list[bytes] = []
         size = 0
         has_more = True
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(bounds.body_timeout_s):
                 while has_more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise UnreadableBody
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
-                    if size > self._max_bytes:
+                    if size > bounds.max_body_bytes:
                         parts.clear()
                     has_more = message.get("more_body", False)
         except TimeoutError:
             raise BodyTimeout from None
-        if size > self._max_bytes:
-            raise BodyTooLarge(self._max_bytes)
+        if size > bounds.max_body_bytes:
+            raise BodyTooLarge(bounds.max_body_bytes)
         return b"".join(parts)
 
-    async def _drain(self, receive: Receive) -> None:
+    async def _drain(self, receive: Receive, bounds: Requests) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(bounds.body_timeout_s):
                 while (await receive())["type"] == "http.request":
                     pass
         except TimeoutError:

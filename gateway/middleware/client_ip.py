@@ -6,21 +6,19 @@ forwarding headers.
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from config.edge import Proxies
 from gateway.telemetry import RequestRecord
 from gateway.wire.forwarded import client_of
 
 
 class FindClient:
-    def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._trusted = proxies.trusted
-        self._header = proxies.header
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             peer = scope["client"][0] if scope.get("client") else None
-            client = scope["state"]["client"] = client_of(peer, scope["headers"], self._trusted, self._header)
             record: RequestRecord = scope["state"]["record"]
-            record.client = str(client.address)
+            proxies = record.settings.proxies
+            client = scope["state"]["client"] = client_of(peer, scope["headers"], proxies.trusted, proxies.header)
+            record.client = client.origin.text
         await self._app(scope, receive, send)

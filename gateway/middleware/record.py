@@ -1,4 +1,5 @@
-"""Gives each request its record, its id and its deadline, and tells of it once when it is over: a line, and metrics.
+"""Gives each request its record, its id, its deadline and its settings, and tells of it once when it is over: a line,
+and metrics.
 
 Invariant: exactly one line per request, also when it crashed or was cancelled; and no client gets more time than it is
 due.
@@ -10,11 +11,13 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from config.reload import Live
 from gateway.metrics import Metrics
 from gateway.ports import Clock
 from gateway.telemetry import RequestRecord
 
 MAX_DIGITS: Final = 9
+NEAR_LIMIT: Final = ((b"x-posthog-rate-limit-warning", b"true"),)
 _ENDPOINTS: Final = {
     "/flags": "flags",
     "/decide": "decide",
@@ -25,10 +28,10 @@ _ENDPOINTS: Final = {
 
 
 class RecordRequests:
-    def __init__(self, app: ASGIApp, clock: Clock, budget_s: float, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, live: Live, clock: Clock, metrics: Metrics) -> None:
         self._app = app
+        self._live = live
         self._clock = clock
-        self._budget_s = budget_s
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,21 +39,24 @@ class RecordRequests:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        settings = self._live.settings  # Once, so that a reload cannot split a request.
         record = RequestRecord(
             self._clock,
-            _budget_s(headers.get(b"x-request-timeout-ms"), self._budget_s),
+            settings,
+            _budget_s(headers.get(b"x-request-timeout-ms"), settings.requests.budget_ms / 1000),
             request_id=_request_id(headers.get(b"x-request-id")),
             method=scope["method"],
             path=scope["path"],
             user_agent=headers.get(b"user-agent", b"").decode("latin-1"),
         )
-        scope.setdefault("state", {})["record"] = record
+        state = scope.setdefault("state", {})
+        state["record"], state["headers"] = record, headers
         id_header = (b"x-request-id", record.request_id.encode())
 
         async def send_onwards(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], id_header]
+                message["headers"] = [*message["headers"], id_header, *(NEAR_LIMIT if record.is_near_limit else ())]
             await send(message)
 
         self._metrics.requests_in_flight.inc()

@@ -37,14 +37,17 @@ class WireGuard:
 
 
 def _problem(scope: Scope) -> GatewayError | None:
-    # The engine speaks HTTP/2 without TLS to whoever asks. A proxy that forwards the upgrade is then a tunnel, through
+    headers = scope["headers"]
+    # hypercorn speaks HTTP/2 without TLS to whoever asks. A proxy that forwards the upgrade is then a tunnel, through
     # which requests pass that it never sees and would deny.
     if scope["http_version"] == "2" and scope["scheme"] == "http":
         return CleartextHttp2()
-    headers = scope["headers"]
     if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
         return HeadersTooLarge()
-    names = {name for name, _ in headers}
-    if b"content-length" in names and b"transfer-encoding" in names:
+    # The record has read them into this already, by name.
+    by_name = scope["state"]["headers"]
+    if b"transfer-encoding" in by_name and b"content-length" in by_name:
         return AmbiguousLength()
+    if b"upgrade" in by_name and b"h2c" in by_name[b"upgrade"].lower():
+        return CleartextHttp2()
     return None

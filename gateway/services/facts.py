@@ -5,6 +5,7 @@ deadline less the time kept back to answer.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from evaluator.types import NEVER_ASKED, Context, Facts, Missing, Needs
@@ -25,7 +26,7 @@ _MISSING: Final = {code: Missing(code, description) for code, description in _DE
 
 
 class FactsService:
-    def __init__(self, store: FactsStore, guard: Guard, metrics: Metrics, *, reserve_s: float) -> None:
+    def __init__(self, store: FactsStore, guard: Guard, metrics: Metrics, *, reserve_s: Callable[[], float]) -> None:
         self._store = store
         self._guard = guard
         self._metrics = metrics
@@ -43,7 +44,7 @@ class FactsService:
         query = _query(project_id, context, needs)
         try:
             stored = await self._guard.call(
-                lambda: self._store.load_facts(query), deadline.remaining_s() - self._reserve_s, query
+                lambda: self._store.load_facts(query), deadline.remaining_s() - self._reserve_s(), query
             )
         except StoreError as error:
             self._outage.failed(error)

@@ -23,7 +23,8 @@ from gateway.services.snapshots import SnapshotService
 class Answer(Struct, frozen=True, kw_only=True):
     """What the flags say, and when that was. With `errors`, some of them are marked failed.
 
-    `source` is where the snapshot's document came from, and `age_s` the time since it was last known to be current.
+    `source` is where the snapshot's document came from, `age_s` the time since it was last known to be current, and
+    `waited_s` the time that was spent waiting for stores.
     """
 
     snapshot: Snapshot
@@ -32,6 +33,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     evaluated_at: datetime
     outcomes: Sequence[Outcome] = ()
     errors: bool = False
+    waited_s: float = 0.0
 
     @property
     def missing(self) -> str | None:
@@ -78,10 +80,13 @@ class FlagService:
             raise MissingDistinctId
         evaluation = evaluate(snapshot, context, Facts(), now)
         phase(Phase.EVALUATE, monotonic() - have_snapshot)
+        waited_s = have_snapshot - began
         if evaluation.needs:
             began = monotonic()
             facts = await self._facts.load(snapshot.project_id, context, evaluation.needs, deadline)
-            phase(Phase.FACTS, monotonic() - began)
+            took_s = monotonic() - began
+            waited_s += took_s
+            phase(Phase.FACTS, took_s)
             evaluation = evaluation.with_facts(facts)
             if evaluation.write:
                 self._overrides.keep(snapshot.project_id, evaluation.write)
@@ -93,4 +98,5 @@ class FlagService:
             evaluated_at=now,
             outcomes=evaluation.outcomes,
             errors=evaluation.errors,
+            waited_s=waited_s,
         )

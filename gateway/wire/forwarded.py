@@ -6,36 +6,23 @@ proxy is taken for a client as long as it names one.
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Final, Literal
 
-from msgspec import Struct
-
 from config.networks import Networks
+from gateway.client import Address, Client, Origin
 
-Address = IPv4Address | IPv6Address
 Header = Literal["x-forwarded-for", "forwarded"]
 
 MAX_HOPS: Final = 32
 """Hops that are looked at, from the right. Real chains have two or three; longer ones are somebody's experiment."""
 MAX_HEADER_BYTES: Final = 4096
-UNKNOWN: Final = ip_address("0.0.0.0")  # noqa: S104 - stands for a peer without an address, as on a Unix socket
 _SUBSCRIBER_BITS: Final = 64
-
-
-class Client(Struct, frozen=True):
-    """The address of a client. `is_unproven` when an untrusted peer sent headers that were not believed."""
-
-    address: Address
-    is_unproven: bool = False
-
-    @property
-    def bucket(self) -> str:
-        """What stands for the client in limits: an IPv6 client has a whole /64 to choose addresses from."""
-        if self.address.version == 4:
-            return str(self.address)
-        prefix = int(self.address) >> _SUBSCRIBER_BITS << _SUBSCRIBER_BITS
-        return f"{IPv6Address(prefix)}/{_SUBSCRIBER_BITS}"
+_NAMES: Final[dict[Header, bytes]] = {"x-forwarded-for": b"x-forwarded-for", "forwarded": b"forwarded"}
+INTERNAL: Final = Networks(
+    "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 127.0.0.0/8, 169.254.0.0/16, 100.64.0.0/10, ::1, fc00::/7, fe80::/10"
+)
+"""Networks that no client on the internet has an address in. Python's own idea of private includes others."""
 
 
 def client_of(
@@ -45,21 +32,42 @@ def client_of(
 
     A hop that cannot be read ends the walk at the proxy that passed it on; hops beyond it are anybody's.
     """
-    address = parse(peer) if peer else None
-    if address is None:
+    origin = origin_of(peer) if peer else None
+    if origin is None:
         return Client(UNKNOWN)
-    name = header.encode()
+    name = _NAMES[header]
     values = [value for key, value in headers if key == name]
-    if address not in trusted:
-        return Client(address, is_unproven=bool(values))
+    if not (trusted and _is_among(trusted, origin.text)):
+        return Client(origin, is_unproven=bool(values))
     for hop in _hops_from_the_right(values, header):
-        named = parse(hop)
+        named = origin_of(hop)
         if named is None:
             break
-        address = named
-        if address not in trusted:
-            break
-    return Client(address)
+        origin = named
+        if not _is_among(trusted, origin.text):
+            return Client(origin)
+    return Client(origin, is_trusted=True)
+
+
+@lru_cache(8192)
+def origin_of(text: str) -> Origin | None:
+    """The same as `parse`, with what limits need to know."""
+    address = parse(text)
+    return None if address is None else _origin(address)
+
+
+def _origin(address: Address) -> Origin:
+    text = bucket = str(address)
+    if address.version == 6:
+        prefix = int(address) >> _SUBSCRIBER_BITS << _SUBSCRIBER_BITS
+        bucket = f"{IPv6Address(prefix)}/{_SUBSCRIBER_BITS}"
+    return Origin(address, text, bucket, address in INTERNAL)
+
+
+@lru_cache(8192)
+def _is_among(networks: Networks, text: str) -> bool:
+    address = parse(text)
+    return address is not None and address in networks
 
 
 @lru_cache(8192)
@@ -126,3 +134,6 @@ def _split_quoted(text: str, separator: str) -> list[str]:
             parts.append(text[start:at])
             start = at + 1
     return [*parts, text[start:]]
+
+
+UNKNOWN: Final = _origin(ip_address("0.0.0.0"))  # noqa: S104 - a peer without an address, as on a Unix socket

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from config.reload import RELOADABLE
 from config.settings import FIELDS, expects
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
@@ -14,8 +15,9 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encodi
 def test_settings_document__setting__stands_there_with_all_that_is_known(path: str) -> None:
     """An operator reads the real type, range, default and reason of every setting."""
     field = FIELDS[path]
+    reload = "yes" if path in RELOADABLE else "restart"
     description = field.type.__metadata__[0].description
-    assert f"\n| `{path}` | {expects(field)} | `{field.default}` | {description} |\n" in DOCUMENT
+    assert f"\n| `{path}` | {expects(field)} | `{field.default}` | {reload} | {description} |\n" in DOCUMENT
 
 
 def test_settings_document__rows__are_settings_in_their_order() -> None:

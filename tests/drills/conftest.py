@@ -150,9 +150,8 @@ class Stage:
         rows = re.findall(rf"^flagstone_{name}(?:\{{([^}}]*)\}})? (\S+)$", told, re.MULTILINE)
         return sum(float(value) for found, value in rows if labels in found)
 
-    def memory_kb(self) -> int:
-        status = Path(f"/proc/{self.server.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
+    def memory_kb(self) -> float:
+        return self.metric("resident_bytes") / 1024
 
 
 def assert_answered(run: Run, healthy: Run) -> None:

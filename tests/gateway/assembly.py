@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Any
 
+from config.reload import Live
 from config.settings import Settings, Snapshots
 from evaluator.types import Encode
 from gateway import wiring
@@ -70,7 +71,7 @@ async def flags_of(store: Any, clock: Clock) -> AsyncIterator[FlagService]:
         guarded(clock, "writer") as writer,
         OverrideService(store, writer, metrics, max_queued=10, timeout_s=1) as overrides,
     ):
-        facts = FactsService(store, persons, metrics, reserve_s=0)
+        facts = FactsService(store, persons, metrics, reserve_s=lambda: 0)
         yield FlagService(snapshots, facts, overrides, clock, metrics)
 
 
@@ -80,6 +81,6 @@ async def services(
 ) -> AsyncIterator[wiring.Services]:
     """Everything that wiring makes of these settings, over this store."""
     async with wiring.open_services(
-        settings, clock or FakeClock(), metrics or Metrics(), lambda _: nullcontext(store)
+        Live(settings), clock or FakeClock(), metrics or Metrics(), lambda _: nullcontext(store)
     ) as opened:
         yield opened

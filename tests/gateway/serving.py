@@ -12,6 +12,7 @@ import httpx
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from config.reload import Live
 from config.settings import Settings
 from gateway.app import create_app
 from gateway.ports import Definitions, FactsQuery, StoredFacts
@@ -91,7 +92,7 @@ async def serving(
     store: MemoryStore, settings: Settings | None = None, clock: FakeClock | None = None
 ) -> AsyncIterator[Client]:
     """A client of the whole app over this store; the app's lifespan lasts as long as the context."""
-    app = create_app(settings or Settings(), clock or FakeClock(), lambda _: nullcontext(store))
+    app = create_app(Live(settings or Settings()), clock or FakeClock(), lambda _: nullcontext(store))
     async with running(app) as serving_app:
         # A crash that got past the app would be raised into the test.
         transport = httpx.ASGITransport(serving_app)

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import httpx
 import pytest
 
+from config.reload import Live
 from config.settings import Requests, Settings
 from gateway.app import create_app
 from gateway.errors import StoreUnavailable
@@ -185,7 +186,7 @@ async def test_app__store_hangs__answers_within_the_budget(store: MemoryStore) -
 async def test_app__websocket__is_closed(store: MemoryStore) -> None:
     """There is nothing to talk to over a websocket, which is said and not crashed over."""
     sent = Sent()
-    async with running(create_app(Settings(), open_store=lambda _: nullcontext(store))) as app:
+    async with running(create_app(Live(Settings()), open_store=lambda _: nullcontext(store))) as app:
         await app({"type": "websocket", "path": "/flags", "headers": []}, receiving(), sent)
     assert [message["type"] for message in sent] == ["websocket.close"]
 
@@ -204,6 +205,6 @@ async def test_app__closed__closes_its_store() -> None:
             self.is_open = False
 
     store = Opened()
-    async with running(create_app(Settings(), open_store=lambda _: store)):
+    async with running(create_app(Live(Settings()), open_store=lambda _: store)):
         assert store.is_open
     assert not store.is_open

@@ -1,17 +1,19 @@
 """Metrics: closed sets of labels, a scrape that survives, and a listener of its own."""
 
 import asyncio
+import socket
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from config.settings import Metrics as MetricsSettings
+from config.reload import Live
 from config.settings import Settings
 from gateway.app import MetricsApp
-from gateway.commands.serve import _metrics_aside
 from gateway.metrics import Metrics, Phase
 from gateway.middleware.record import RecordRequests
+from tests.conftest import ServerProcess
 from tests.fakes import FakeClock
 from tests.gateway.serving import one_project, serving
 
@@ -19,6 +21,15 @@ from tests.gateway.serving import one_project, serving
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics()
+
+
+def rendering(metrics: Metrics) -> Callable[[], Awaitable[bytes]]:
+    """Their text, as a listener asks for it."""
+
+    async def render() -> bytes:
+        return metrics.render()
+
+    return render
 
 
 def shown(metrics: Metrics, start: str) -> list[str]:
@@ -60,7 +71,7 @@ async def test_requests__by_their_path__are_counted_under_a_closed_set(
         return None
 
     scope = {"type": "http", "method": "GET", "path": path, "headers": []}
-    await RecordRequests(app, FakeClock(), 1, metrics)(scope, ignore, ignore)  # type: ignore[arg-type]
+    await RecordRequests(app, Live(Settings()), FakeClock(), metrics)(scope, ignore, ignore)  # type: ignore[arg-type]
     name = f'flagstone_requests_total{{endpoint="{endpoint}",status_class="4xx"}} 1.0'
     assert name in shown(metrics, "requests_total")
     assert shown(metrics, "requests_in_flight") == ["flagstone_requests_in_flight 0.0"]
@@ -103,7 +114,7 @@ async def test_answer__phases__are_all_observed() -> None:
 
 async def test_metrics_app__other_paths_and_methods__are_not_found(metrics: Metrics) -> None:
     """The listener for metrics serves nothing else."""
-    transport = httpx.ASGITransport(MetricsApp(metrics))
+    transport = httpx.ASGITransport(MetricsApp(rendering(metrics)))
     async with httpx.AsyncClient(transport=transport, base_url="http://metrics") as client:
         answers = [
             await client.request(method, path)
@@ -120,25 +131,21 @@ async def test_metrics_app__websocket__is_closed(metrics: Metrics) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await MetricsApp(metrics)({"type": "websocket"}, asyncio.sleep, send)  # type: ignore[arg-type]
+    await MetricsApp(rendering(metrics))({"type": "websocket"}, asyncio.sleep, send)  # type: ignore[arg-type]
     assert sent[0]["type"] == "websocket.close"
 
 
-@pytest.mark.parametrize("is_enabled", [True, False])
-def test_metrics_settings__decide_whether_and_where_they_are_served(*, is_enabled: bool) -> None:
+@pytest.mark.parametrize("is_enabled", ["true", "false"])
+def test_metrics_settings__decide_whether_and_where_they_are_served(
+    start_server: Callable[..., ServerProcess], is_enabled: str
+) -> None:
     """metrics.is_enabled, metrics.host, metrics.port: off, nothing listens; on, it listens there."""
-
-    class Loaded:
-        settings = Settings(metrics=MetricsSettings(is_enabled=is_enabled, host="127.0.0.2", port=0))
-
-    aside = _metrics_aside(Loaded(), Metrics())  # type: ignore[arg-type]
-    assert (aside is not None) is is_enabled
-    if aside is not None:
-        host, port = aside[1].getsockname()
-        assert host == "127.0.0.2"
-        aside[1].close()
-        Loaded.settings = Settings(metrics=MetricsSettings(host="127.0.0.2", port=port))
-        again = _metrics_aside(Loaded(), Metrics())  # type: ignore[arg-type]
-        assert again is not None
-        assert again[1].getsockname()[1] == port
-        again[1].close()
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        port = free.getsockname()[1]
+    chosen = ("metrics.host=127.0.0.2", f"metrics.port={port}", f"metrics.is_enabled={is_enabled}")
+    start_server("--demo", *(it for setting in chosen for it in ("--set", setting))).wait_until_ready()
+    if is_enabled == "true":
+        assert httpx.get(f"http://127.0.0.2:{port}/metrics").status_code == 200
+    else:
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.2:{port}/metrics")

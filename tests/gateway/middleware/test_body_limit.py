@@ -3,8 +3,10 @@
 import asyncio
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from config.reload import Live
+from config.settings import Requests, Settings
 from gateway.metrics import Metrics
 from gateway.middleware.body_limit import LimitBody
 from gateway.middleware.record import RecordRequests
@@ -27,10 +29,16 @@ class Echo:
         await send({"type": "http.response.body", "body": b""})
 
 
+def limited(app: ASGIApp, *, timeout_s: float) -> ASGIApp:
+    """The app behind a limit of 10 bytes and of this time."""
+    bounds = Requests(max_body_bytes=10, body_timeout_s=timeout_s)
+    return RecordRequests(LimitBody(app), Live(Settings(requests=bounds)), FakeClock(), Metrics())
+
+
 async def post(*messages: Message, **headers: str) -> tuple[Sent, Echo]:
     """What is answered to a body of these parts, whose sender then hangs up, and what the app got of it."""
     sent, echo = Sent(), Echo()
-    app = RecordRequests(LimitBody(echo, 10, 5), FakeClock(), 1, Metrics())
+    app = limited(echo, timeout_s=5)
     await app(request(**headers), receiving(*messages, GONE), sent)
     return sent, echo
 
@@ -64,7 +72,7 @@ async def test_body_limit__declared_length__is_never_trusted_to_be_small(declare
 async def test_body_limit__body_stops_coming__is_408() -> None:
     """The whole body has one time limit, however it trickles."""
     sent, echo = Sent(), Echo()
-    app = RecordRequests(LimitBody(echo, 10, 0.01), FakeClock(), 1, Metrics())
+    app = limited(echo, timeout_s=0.01)
     await app(request(), receiving(part(b"01", more=True)), sent)
     assert sent[0]["status"] == 408
     assert echo.got == []
@@ -88,7 +96,7 @@ async def test_body_limit__too_large__is_answered_once_the_body_has_ended() -> N
     async def receive() -> Message:
         return left.pop(0)
 
-    await RecordRequests(LimitBody(Echo(), 10, 5), FakeClock(), 1, Metrics())(request(), receive, send)
+    await limited(Echo(), timeout_s=5)(request(), receive, send)
     assert read_before_the_answer == [True, True]
 
 
@@ -104,5 +112,5 @@ async def test_body_limit__after_a_timeout__what_still_comes_is_dropped_until_th
         await has_answered.wait()
         return late.pop(0)
 
-    await RecordRequests(LimitBody(Echo(), 10, 0.01), FakeClock(), 1, Metrics())(request(), receive, send)
+    await limited(Echo(), timeout_s=0.01)(request(), receive, send)
     assert late == []

@@ -6,6 +6,8 @@ import msgspec
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from config.reload import Live
+from config.settings import Settings
 from gateway.errors import GatewayError, MethodNotAllowed, MissingDistinctId, NotAuthenticated, Unavailable
 from gateway.metrics import Metrics
 from gateway.middleware.boundary import ErrorBoundary
@@ -21,7 +23,7 @@ async def answer(error: Exception, *, begun: bool = False) -> Sent:
         raise error
 
     sent = Sent()
-    await RecordRequests(ErrorBoundary(failing), FakeClock(), 1, Metrics())(request(), nothing, sent)
+    await RecordRequests(ErrorBoundary(failing), Live(Settings()), FakeClock(), Metrics())(request(), nothing, sent)
     return sent
 
 

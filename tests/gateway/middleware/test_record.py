@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from config.reload import Live
+from config.settings import Settings
 from gateway.metrics import Metrics
 from gateway.middleware.record import RecordRequests
 from tests.fakes import FakeClock
@@ -51,7 +53,9 @@ async def test_record__request_answered__is_one_line(caplog: pytest.LogCaptureFi
         clock.advance(0.25)
         await answering(scope, receive, send)
 
-    await RecordRequests(slow, clock, 1, Metrics())(request(user_agent="posthog-node/5"), nothing, Sent())
+    await RecordRequests(slow, Live(Settings()), clock, Metrics())(
+        request(user_agent="posthog-node/5"), nothing, Sent()
+    )
     (line,) = lines(caplog)
     told = {name: line[name] for name in ("method", "path", "status", "duration_ms", "is_cancelled", "user_agent")}
     assert told == {
@@ -71,7 +75,9 @@ async def test_record__request_cancelled__is_still_one_line(caplog: pytest.LogCa
     async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.Event().wait()
 
-    task = asyncio.ensure_future(RecordRequests(hanging, FakeClock(), 1, Metrics())(request(), nothing, Sent()))
+    task = asyncio.ensure_future(
+        RecordRequests(hanging, Live(Settings()), FakeClock(), Metrics())(request(), nothing, Sent())
+    )
     await settle()
     task.cancel()
     await settle()
@@ -88,7 +94,7 @@ async def test_record__app_crashes__is_still_one_line(caplog: pytest.LogCaptureF
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError):
-        await RecordRequests(crashing, FakeClock(), 1, Metrics())(request(), nothing, Sent())
+        await RecordRequests(crashing, Live(Settings()), FakeClock(), Metrics())(request(), nothing, Sent())
     assert len(lines(caplog)) == 1
 
 
@@ -97,7 +103,9 @@ async def test_record__uuid_in_the_request__is_its_id(form: str) -> None:
     """An id that a client or proxy gave is kept, in the usual spelling."""
     given = "3B0F3C1E-0D54-4B2A-9C59-2F1B6A7D9E10"
     sent = Sent()
-    await RecordRequests(answering, FakeClock(), 1, Metrics())(request(x_request_id=form.format(given)), nothing, sent)
+    await RecordRequests(answering, Live(Settings()), FakeClock(), Metrics())(
+        request(x_request_id=form.format(given)), nothing, sent
+    )
     assert sent.header(b"x-request-id") == given.lower().encode()
     assert sent.header(b"a") == b"b"
 
@@ -108,7 +116,9 @@ async def test_record__no_uuid_in_the_request__makes_a_new_id(given: str) -> Non
     ids = []
     for _ in range(2):
         sent = Sent()
-        await RecordRequests(answering, FakeClock(), 1, Metrics())(request(x_request_id=given), nothing, sent)
+        await RecordRequests(answering, Live(Settings()), FakeClock(), Metrics())(
+            request(x_request_id=given), nothing, sent
+        )
         ids.append(uuid.UUID((sent.header(b"x-request-id") or b"").decode()))
     assert ids[0] != ids[1]
     assert ids[0].version == 4
@@ -123,7 +133,7 @@ async def test_record__deadline__counts_from_arrival() -> None:
         clock.advance(0.4)
         remaining.append(scope["state"]["record"].deadline.remaining_s())
 
-    await RecordRequests(late, clock, 1, Metrics())(request(), nothing, Sent())
+    await RecordRequests(late, Live(Settings()), clock, Metrics())(request(), nothing, Sent())
     assert remaining == [pytest.approx(0.6)]
 
 
@@ -139,6 +149,6 @@ async def test_record__client_has_less_time__shortens_the_deadline(given: str, e
         left.append(scope["state"]["record"].deadline.remaining_s())
         await answering(scope, receive, send)
 
-    app = RecordRequests(asking, FakeClock(), 1, Metrics())
+    app = RecordRequests(asking, Live(Settings()), FakeClock(), Metrics())
     await app(request(x_request_timeout_ms=given), nothing, Sent())
     assert left == [pytest.approx(expected)]

@@ -15,8 +15,8 @@ BODY = b'{"token":"phc_demo","distinct_id":"alice"}'
 
 
 @pytest.fixture
-def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
-    return start_server("--demo").wait_until_ready()
+def server(start_server: Callable[..., ServerProcess], engine: str) -> ServerProcess:
+    return start_server("--demo", "--set", f"server.engine={engine}").wait_until_ready()
 
 
 def answers(server: ServerProcess, sent: bytes) -> bytes:
@@ -31,14 +31,17 @@ def post(*headers: bytes, body: bytes = BODY) -> bytes:
     return b"\r\n".join(lines)
 
 
-def test_guard__length_and_transfer_encoding__is_refused_and_nothing_smuggled(server: ServerProcess) -> None:
+def test_guard__length_and_transfer_encoding__is_refused_and_nothing_smuggled(
+    server: ServerProcess, engine: str
+) -> None:
     """What one machine takes for a body and another for the next request is answered once, and the connection ends."""
     chunked = b"0\r\n\r\nGET /_liveness HTTP/1.1\r\nHost: flagstone\r\n\r\n"
     told = answers(server, post(b"Content-Length: 5", b"Transfer-Encoding: chunked", body=chunked))
     assert told.startswith(b"HTTP/1.1 400")
     assert told.count(b"HTTP/1.1") == 1
-    assert b"both Content-Length and Transfer-Encoding" in told
-    assert b"access-control-allow-origin: https://example.com" in told
+    if engine == "hypercorn":  # The other refuses it before it is a request.
+        assert b"both Content-Length and Transfer-Encoding" in told
+        assert b"access-control-allow-origin: https://example.com" in told
 
 
 def test_guard__chunked_alone__is_served(server: ServerProcess) -> None:
@@ -62,18 +65,21 @@ def test_guard__headers_beyond_reason__are_refused(server: ServerProcess, header
     assert told.startswith(b"HTTP/1.1 " + status)
 
 
-def test_guard__http2_without_tls__is_refused(server: ServerProcess) -> None:
+def test_guard__http2_without_tls__is_refused(server: ServerProcess, engine: str) -> None:
     """Prior knowledge is no way around a proxy."""
     http2 = h2.connection.H2Connection(h2.config.H2Configuration())
     http2.initiate_connection()
     pseudo = [(":method", "GET"), (":path", "/_liveness"), (":scheme", "http"), (":authority", "flagstone")]
     http2.send_headers(1, pseudo, end_stream=True)
+    if engine == "uvicorn":
+        assert answers(server, http2.data_to_send()).startswith(b"HTTP/1.1 400")
+        return
     with server.connect() as connection:
         connection.sendall(http2.data_to_send())
         assert status_of(connection, http2) == "421"
 
 
-def test_guard__upgrade_to_http2_without_tls__is_refused(server: ServerProcess) -> None:
+def test_guard__upgrade_to_http2_without_tls__is_refused(server: ServerProcess, engine: str) -> None:
     """Nor is an upgrade, which a proxy might forward."""
     http2 = h2.connection.H2Connection(h2.config.H2Configuration())
     settings = http2.initiate_upgrade_connection()
@@ -83,10 +89,13 @@ def test_guard__upgrade_to_http2_without_tls__is_refused(server: ServerProcess) 
             b"GET /_liveness HTTP/1.1\r\nHost: flagstone\r\nConnection: Upgrade, HTTP2-Settings\r\n"
             b"Upgrade: h2c\r\nHTTP2-Settings: " + settings + b"\r\n\r\n"
         )
-        switched = b""
-        while b"\r\n\r\n" not in switched:
-            switched += connection.recv(1)
-        assert switched.startswith(b"HTTP/1.1 101")
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(1)
+        if engine == "uvicorn":
+            assert head.startswith(b"HTTP/1.1 421")
+            return
+        assert head.startswith(b"HTTP/1.1 101")
         connection.sendall(http2.data_to_send())
         assert status_of(connection, http2) == "421"
 

@@ -41,7 +41,7 @@ def store() -> MemoryStore:
 @pytest.fixture
 async def service(store: MemoryStore, clock: FakeClock, metrics: Metrics) -> AsyncIterator[FactsService]:
     async with guarded(clock) as guard:
-        yield FactsService(store, guard, metrics, reserve_s=0.05)
+        yield FactsService(store, guard, metrics, reserve_s=lambda: 0.05)
 
 
 def code(found: Facts) -> str:
@@ -178,7 +178,7 @@ async def test_load__several_parts__are_asked_for_in_one_query_and_by_name(clock
     )
     context = Context(distinct_id="u1", anon_distinct_id="anon", groups={"company": "acme", "team": "t", "other": "o"})
     async with guarded(clock) as guard:
-        await FactsService(store, guard, Metrics(), reserve_s=0).load(1, context, needs, Deadline(clock, 1))
+        await FactsService(store, guard, Metrics(), reserve_s=lambda: 0).load(1, context, needs, Deadline(clock, 1))
     assert store.asked == FactsQuery(
         1,
         ("u1", "anon"),
@@ -211,5 +211,7 @@ async def test_load__from_a_whole_store__has_every_part(clock: FakeClock) -> Non
     )
     context = Context(distinct_id="u1", groups={"company": "acme", "team": "none"})
     async with guarded(clock) as guard:
-        facts = await FactsService(store, guard, Metrics(), reserve_s=0).load(1, context, needs, Deadline(clock, 1))
+        facts = await FactsService(store, guard, Metrics(), reserve_s=lambda: 0).load(
+            1, context, needs, Deadline(clock, 1)
+        )
     assert facts == Facts({"plan": "paid"}, frozenset({7}), {"company": {"size": 3}, "team": {}}, {"sticky": "anon"})

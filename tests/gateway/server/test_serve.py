@@ -1,21 +1,15 @@
 """The server as an operator meets it: real processes, real signals, real sockets."""
 
-import asyncio
 import contextlib
 import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import httpx
 import pytest
 
-from config.settings import Server
-from gateway import server as gateway_server
-from gateway.app import MetricsApp
-from gateway.metrics import Metrics
-from gateway.server import CannotServe, bind, url_of
+from gateway.server.listener import CannotServe, bind, url_of
 from tests.conftest import PATIENCE_S, ServerProcess
 
 Start = Callable[..., ServerProcess]
@@ -34,9 +28,14 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 @pytest.fixture
-def begun(start_server: Start) -> Iterator[tuple[ServerProcess, socket.socket]]:
+def begun(start_server: Start, engine: str) -> Iterator[tuple[ServerProcess, socket.socket]]:
     """A server that drains for a minute at most, and a connection whose request has begun but lacks half its body."""
-    patient = ("server.drain_timeout_s=60", "requests.body_timeout_s=60", "requests.budget_ms=60000")
+    patient = (
+        f"server.engine={engine}",
+        "server.drain_timeout_s=60",
+        "requests.body_timeout_s=60",
+        "requests.budget_ms=60000",
+    )
     server = start_server("--demo", *(it for setting in patient for it in ("--set", setting)))
     with server.wait_until_ready().connect() as connection:
         # Asking to continue makes the server confirm that it has the request in hand.
@@ -57,9 +56,9 @@ def wait_until_refused(server: ServerProcess) -> None:
             return
 
 
-def test_serve__port_0__announces_the_port_it_answers_on(start_server: Start) -> None:
+def test_serve__port_0__announces_the_port_it_answers_on(start_server: Start, engine: str) -> None:
     """Whoever starts the server with port 0 reads from its announcement where it answers."""
-    server = start_server("--demo").wait_until_ready()
+    server = start_server("--demo", "--set", f"server.engine={engine}").wait_until_ready()
     with server.connect() as connection:
         connection.sendall(b"GET /_liveness HTTP/1.1\r\nHost: flagstone\r\nConnection: close\r\n\r\n")
         answer = read_all(connection)
@@ -68,9 +67,9 @@ def test_serve__port_0__announces_the_port_it_answers_on(start_server: Start) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve__told_to_stop_while_idle__exits_with_0(start_server: Start, number: signal.Signals) -> None:
+def test_serve__told_to_stop_while_idle__exits_with_0(start_server: Start, engine: str, number: signal.Signals) -> None:
     """An idle server, even one with an idle connection, stops at once and in order."""
-    server = start_server("--demo").wait_until_ready()
+    server = start_server("--demo", "--set", f"server.engine={engine}").wait_until_ready()
     with server.connect():
         server.tell(number)
         assert server.exit_code() == 0
@@ -108,9 +107,17 @@ def test_serve__told_twice_to_stop__cuts_requests_off(
     assert server.exit_code() == 0
 
 
-def test_serve__drain_timeout__ends_a_request_that_does_not(start_server: Start) -> None:
+def test_serve__drain_timeout__ends_a_request_that_does_not(start_server: Start, engine: str) -> None:
     """server.drain_timeout_s: one client that never finishes cannot keep the process alive."""
-    server = start_server("--demo", "--set", "server.drain_timeout_s=0", "--set", "requests.body_timeout_s=60")
+    server = start_server(
+        "--demo",
+        "--set",
+        f"server.engine={engine}",
+        "--set",
+        "server.drain_timeout_s=0",
+        "--set",
+        "requests.body_timeout_s=60",
+    )
     with server.wait_until_ready().connect() as connection:
         connection.sendall(HEAD[:-2] + b"Expect: 100-continue\r\n\r\n")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 100")
@@ -206,13 +213,13 @@ def test_serve__idle_connection__is_closed_in_its_time(
             assert is_open
 
 
-def test_serve__connections_closed_by_their_clients__leave_nothing(start_server: Start) -> None:
+def test_serve__connections_closed_by_their_clients__leave_nothing(start_server: Start, engine: str) -> None:
     """Clients that connect anew for each request do not pile up until the keep-alive timeout."""
-    server = start_server("--demo").wait_until_ready()
+    server = start_server("--demo", "--set", f"server.engine={engine}").wait_until_ready()
 
     def tasks() -> float:
         rows = httpx.get(server.metrics_url).text.splitlines()
-        return next(float(row.split()[1]) for row in rows if row.startswith("flagstone_tasks "))
+        return next(float(row.split()[1]) for row in rows if row.startswith("flagstone_tasks{"))
 
     tasks()
     before = tasks()
@@ -240,7 +247,7 @@ def test_metrics__served_apart__until_the_server_has_stopped(start_server: Start
     server = start_server("--demo").wait_until_ready()
     assert httpx.post(f"{server.url}/flags?v=2", content=BODY).status_code == 200
     told = httpx.get(server.metrics_url).text
-    assert 'flagstone_requests_total{endpoint="flags",status_class="2xx"} 1.0' in told
+    assert 'flagstone_requests_total{worker="0",endpoint="flags",status_class="2xx"} 1.0' in told
     assert httpx.get(f"{server.url}/metrics").status_code == 404
     server.tell(signal.SIGTERM)
     assert server.exit_code() == 0
@@ -253,43 +260,3 @@ def test_metrics__port_is_taken__is_told_with_the_setting(start_server: Start) -
         assert server.exit_code() == 1
     assert "metrics.port" in server.errors
     assert "Traceback" not in server.errors
-
-
-async def test_served_aside__it_crashes__the_server_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    """A listener for operators that fails costs nobody's flags."""
-
-    async def crash(*_: object) -> None:
-        raise RuntimeError("a bug")
-
-    listener = bind("127.0.0.1", 0, 1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gateway_server, "run_engine", crash)
-        async with gateway_server._served_aside(Server(), (MetricsApp(Metrics()), listener)):
-            await asyncio.sleep(0)
-    listener.close()
-    assert [record.message for record in caplog.records] == ["metrics_listener_crashed"]
-
-
-async def test_served_aside__client_that_never_reads__is_cut_off(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever asks for metrics and leaves them unread cannot keep the process alive, and that is no crash."""
-    monkeypatch.setattr(gateway_server, "CLOSE_GRACE_S", 0.2)
-    is_answering = asyncio.Event()
-
-    async def endless(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            is_answering.set()
-            await send({"type": "http.response.body", "body": bytes(20_000_000)})
-
-    listener = bind("127.0.0.1", 0, 1)
-    others = asyncio.all_tasks()
-    with socket.create_connection(listener.getsockname(), PATIENCE_S) as connection:
-        async with gateway_server._served_aside(Server(), (endless, listener)):
-            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: flagstone\r\n\r\n")
-            await asyncio.wait_for(is_answering.wait(), PATIENCE_S)
-        if left := asyncio.all_tasks() - others:
-            _, left = await asyncio.wait(left, timeout=5)
-    assert not left
-    assert not [record for record in caplog.records if record.name == "flagstone"]

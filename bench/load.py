@@ -1,0 +1,350 @@
+"""An open-model load generator for HTTP/1.1: requests are due at the planned rate, whatever became of those before.
+
+`python -m bench.load 'http://127.0.0.1:8000/flags?v=2' --rate 1000 --flags-body phc_token`. Counting is bench.plot's.
+Latency counts from when an attempt was due, so that a stalled server cannot hide what it kept from being sent.
+Invariant: every attempt has exactly one outcome, and a run ends no later than one timeout after its schedule.
+"""
+
+import argparse
+import asyncio
+import gc
+import itertools
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+
+from bench.plot import GOOD, SLOT_S, Outcome, Report, Slot, Tally, draw, progress, seen, table
+from bench.timing import machine
+
+try:
+    from uvloop import new_event_loop
+except ImportError:
+    from asyncio import new_event_loop
+
+TICK_S: Final = 0.001
+UNTIL_CLOSE: Final = sys.maxsize
+PARTIAL: Final = b'"errorsWhileComputingFlags":true'
+REFUSALS: Final[dict[int, Outcome]] = {429: "limited", 503: "shed"}
+
+
+class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """`phases` are (seconds, requests per second); a rate of 0 only watches. Without bodies, requests are GET."""
+
+    url: str
+    phases: tuple[tuple[float, float], ...]
+    bodies: tuple[bytes, ...] = ()
+    headers: tuple[str, ...] = ()
+    connections: int = 256
+    max_waiting: int = 10_000
+    timeout_s: float = 3.0
+    retries: int = 0
+    retry_delay_s: float = 0.1
+    probe: str | None = None
+    """A path to GET ten times a second on a connection of its own, to see whether health is served under load."""
+
+    @property
+    def seconds(self) -> float:
+        return sum(seconds for seconds, _ in self.phases)
+
+    def due(self) -> Iterator[float]:
+        """When each request is due, in seconds from the start."""
+        begins = 0.0
+        for seconds, rate in self.phases:
+            yield from (begins + number / rate for number in range(round(seconds * rate)))
+            begins += seconds
+
+    def messages(self) -> list[bytes]:
+        """Each request that there is, ready to be written."""
+        parts = urlsplit(self.url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        lines = "\r\n".join((f"Host: {parts.netloc}", *self.headers))
+        if not self.bodies:
+            return [f"GET {target} HTTP/1.1\r\n{lines}\r\n\r\n".encode()]
+        head = f"POST {target} HTTP/1.1\r\n{lines}\r\nContent-Type: application/json\r\nContent-Length: "
+        return [head.encode() + b"%d\r\n\r\n%s" % (len(body), body) for body in self.bodies]
+
+
+def length(data: bytes | bytearray) -> int:
+    """How long the answer that begins `data` is at least, and exactly once that many bytes are there."""
+    end = data.find(b"\r\n\r\n") + 4
+    if end < 4:
+        return len(data) + 1
+    head = data[:end].lower()
+    has_body = int(head[9:12]) not in (204, 304)
+    at = head.find(b"\r\ncontent-length:")
+    if at >= 0 or not has_body:
+        return end + (int(head[at + 17 : head.index(b"\r", at + 17)]) if has_body else 0)
+    if b"\r\ntransfer-encoding: chunked\r" in head:
+        # Seldom enough not to look at each chunk; JSON never holds a bare line end.
+        return len(data) + (not data.endswith(b"\r\n0\r\n\r\n"))
+    return UNTIL_CLOSE
+
+
+class Attempt(msgspec.Struct):
+    """A first try or a retry, from when it is due until it has its outcome."""
+
+    due: float
+    number: int = 0
+    is_open: bool = True
+    line: "Line | None" = None
+
+
+class Line(asyncio.Protocol):
+    """A connection, with one attempt at a time."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, load: "Load") -> None:
+        self._load = load
+        self._attempt: Attempt | None = None
+        self._seen = bytearray()
+        self._length = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        self._load.opened(self)
+
+    def send(self, attempt: Attempt, message: bytes) -> None:
+        self._attempt = attempt
+        attempt.line = self
+        self.transport.write(message)
+
+    def data_received(self, data: bytes | bytearray) -> None:
+        if self._seen:
+            self._seen += data
+            data = self._seen
+        try:
+            if len(data) >= self._length:
+                self._length = length(data)
+            if len(data) >= self._length:
+                self._answered(data)
+            elif not self._seen:
+                self._seen += data
+        except ValueError:  # Not an answer that can be read.
+            self._seen = bytearray(data)
+            self.transport.abort()
+
+    def _answered(self, data: bytes | bytearray) -> None:
+        attempt, self._attempt = self._attempt, None
+        is_last = b"\r\nconnection: close\r" in data[: data.find(b"\r\n\r\n") + 2].lower() or data[5:8] == b"1.0"
+        if attempt is None or is_last or len(data) > self._length:
+            self.transport.close()
+            self._load.lines.discard(self)
+        self._length = 0
+        self._seen = bytearray()
+        if attempt is not None:
+            self._load.answered(attempt, int(data[9:12]), PARTIAL in data)
+            self._load.freed(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._load.lines.discard(self)
+        if self._length == UNTIL_CLOSE and exc is None:
+            self._answered(self._seen)
+        if self._attempt is not None:
+            self._load.finish(self._attempt, "cut" if self._seen else "error")
+
+    def drop(self) -> None:
+        """Give up the attempt, and the connection with it."""
+        self._attempt = None
+        self._load.lines.discard(self)
+        self.transport.abort()
+
+
+class Load:
+    """A run of one plan: what is due, what is under way, and over which connections."""
+
+    def __init__(self, plan: LoadPlan, watch: Callable[[Slot], None] | None = None) -> None:
+        self._plan = plan
+        self._messages = itertools.cycle(plan.messages())
+        self._due = plan.due()
+        self.lines: set[Line] = set()
+        self._idle: deque[Line] = deque()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._waiting: deque[Attempt] = deque()
+        self._started: deque[Attempt] = deque()  # In the order in which they time out.
+        self._again: deque[Attempt] = deque()
+        self.tally = Tally(watch)
+        self.connections = self.most_connections = 0
+
+    def __repr__(self) -> str:
+        return f"<Load {len(self.lines)}/{self._plan.connections} connections, {len(self._waiting)} waiting>"
+
+    async def run(self) -> None:
+        """Return when every attempt has its outcome."""
+        parts = urlsplit(self._plan.url)
+        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
+        self._address = found[0][4][:2]
+        self._starts_at = time.perf_counter()
+        self._ends_at = self._starts_at + self._plan.seconds
+        self._next = self._starts_at + next(self._due, self._plan.seconds)
+        try:
+            while self._step(now := time.perf_counter()):  # noqa: ASYNC110 - It waits for time.
+                await asyncio.sleep(TICK_S)
+            self.tally.seal(now - self._starts_at + SLOT_S)
+        finally:
+            for line in list(self.lines):
+                line.drop()
+            for task in self._connecting:
+                task.cancel()
+            await asyncio.gather(*self._connecting, return_exceptions=True)
+            await asyncio.sleep(0)  # For transports to close their sockets.
+
+    def _step(self, now: float) -> bool:
+        """Start what is due, and give up what took too long; False once nothing is left to do."""
+        self.tally.seal(now - self._starts_at)
+        while self._next <= now and self._next < self._ends_at:
+            self.tally.lateness.add(now - self._next)
+            self._start(Attempt(self._next))
+            self._next = self._starts_at + next(self._due, self._plan.seconds)
+        while self._again and self._again[0].due <= now:
+            self._start(self._again.popleft())
+        while self._started and not (self._started[0].is_open and now < self._started[0].due + self._plan.timeout_s):
+            attempt = self._started.popleft()
+            if attempt.is_open:
+                if attempt.line is not None:
+                    attempt.line.drop()
+                self.finish(attempt, "timeout")
+        while self._waiting and not self._waiting[0].is_open:
+            self._waiting.popleft()
+        self._connect()
+        return bool(now < self._ends_at or self._started or self._again)
+
+    def _start(self, attempt: Attempt) -> None:
+        self._started.append(attempt)
+        while self._idle:
+            line = self._idle.popleft()
+            if line in self.lines:
+                line.send(attempt, next(self._messages))
+                return
+        if len(self._waiting) >= self._plan.max_waiting:
+            self.finish(attempt, "unsent")
+            return
+        self._waiting.append(attempt)
+        self.tally.queued += len(self.lines) >= self._plan.connections
+        self._connect()
+
+    def _connect(self) -> None:
+        """Open what the waiting attempts still need, and may."""
+        wanted = min(len(self._waiting), self._plan.connections - len(self.lines)) - len(self._connecting)
+        for _ in range(wanted):
+            task = asyncio.create_task(self._open())
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _open(self) -> None:
+        try:
+            async with asyncio.timeout(self._plan.timeout_s):
+                await asyncio.get_running_loop().create_connection(lambda: Line(self), *self._address)
+        except OSError as error:
+            if self._waiting and not isinstance(error, TimeoutError):  # Who waited for that times out by itself.
+                self.finish(self._waiting.popleft(), "error")
+
+    def opened(self, line: Line) -> None:
+        self.connections += 1
+        self.lines.add(line)
+        self.most_connections = max(self.most_connections, len(self.lines))
+        self.freed(line)
+
+    def freed(self, line: Line) -> None:
+        """Use a connection for who has waited longest, or keep it, unless it is closed."""
+        if line not in self.lines:
+            self._connect()
+            return
+        while self._waiting:
+            attempt = self._waiting.popleft()
+            if attempt.is_open:
+                line.send(attempt, next(self._messages))
+                return
+        self._idle.append(line)
+
+    def answered(self, attempt: Attempt, status: int, is_partial: bool) -> None:
+        self.tally.statuses[status] += 1
+        good: Outcome = "partial" if is_partial else "ok"
+        self.finish(attempt, good if 200 <= status < 300 else REFUSALS.get(status, "other"))
+
+    def finish(self, attempt: Attempt, outcome: Outcome) -> None:
+        now = time.perf_counter()
+        if now > attempt.due + self._plan.timeout_s:  # Its client had gone, also where this was noticed late.
+            outcome = "timeout"
+        attempt.is_open, attempt.line = False, None
+        self.tally.add(outcome, now - attempt.due, is_retry=attempt.number > 0)
+        if outcome in GOOD or outcome == "unsent" or attempt.number >= self._plan.retries:
+            return
+        # None begins after the schedule, so that each has its whole timeout before the run ends.
+        if (due := now + self._plan.retry_delay_s) < self._ends_at:
+            self._again.append(Attempt(due, attempt.number + 1))
+
+
+async def run(plan: LoadPlan, watch: Callable[[Slot], None] | None = None) -> Report:
+    """The report of a whole run; `watch` is called with every tenth of a second of it."""
+    load = Load(plan, watch)
+    url, phases = urljoin(plan.url, plan.probe), ((plan.seconds, 10.0),)
+    probe = Load(LoadPlan(url=url, phases=phases, connections=1, timeout_s=plan.timeout_s))
+    began, used = time.perf_counter(), time.process_time()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(load.run())
+        if plan.probe:
+            tasks.create_task(probe.run())
+    seconds = time.perf_counter() - began
+    tally = load.tally
+    return Report(
+        url=plan.url, machine=machine(), phases=plan.phases, seconds=seconds, goodput_per_s=tally.good.count / seconds,
+        first=seen(tally.first), retried=seen(tally.retried), probe=seen(probe.tally.first),
+        statuses=dict(sorted(tally.statuses.items())), connections=load.most_connections, queued=tally.queued,
+        reconnects=load.connections - load.most_connections, lateness=tally.lateness.stats(),
+        own_cpu=(time.process_time() - used) / seconds, slots=tally.slots, curve=tally.good.curve(),
+    )  # fmt: skip
+
+
+def flags_bodies(token: str, people: int = 1000) -> tuple[bytes, ...]:
+    """Requests for the flags of so many people."""
+    bodies = ({"token": token, "distinct_id": f"u{it}", "person_properties": {"plan": "free"}} for it in range(people))
+    return tuple(map(msgspec.json.encode, bodies))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
+    add = parser.add_argument
+    add("url")
+    add("--rate", type=float, default=1000.0, help="requests per second (default: 1000)")
+    add("--duration", type=float, default=10.0, help="seconds (default: 10)")
+    add("--phase", action="append", metavar="SECONDS:RATE", help="instead of both, any number of times")
+    add("--connections", type=int, default=256)
+    add("--body", type=Path, metavar="FILE", help="POST this (default: GET)")
+    add("--flags-body", metavar="TOKEN", help="POST requests for the flags of 1000 people")
+    add("--header", action="append", default=[], metavar="'NAME: VALUE'")
+    add("--timeout", type=float, default=3.0, help="seconds from when an attempt is due (default: 3)")
+    add("--retries", type=int, default=0, help="how often a failed request is sent again (default: 0)")
+    add("--retry-delay", type=float, default=0.1, help="seconds (default: 0.1)")
+    add("--probe", metavar="PATH", help="GET this ten times a second on a connection of its own")
+    add("--progress", action="store_true", default=sys.stderr.isatty(), help="a line each second, as on a terminal")
+    add("--json", action="store_true", help="print the report as JSON")
+    add("--plot", type=Path, metavar="FILE.svg")
+    chosen = parser.parse_args()
+    phases = (it.partition(":") for it in chosen.phase or [f"{chosen.duration}:{chosen.rate}"])
+    body = (chosen.body.read_bytes(),) if chosen.body else ()
+    plan = LoadPlan(
+        url=chosen.url, phases=tuple((float(seconds), float(rate)) for seconds, _, rate in phases),
+        bodies=flags_bodies(chosen.flags_body) if chosen.flags_body else body, headers=tuple(chosen.header),
+        connections=chosen.connections, timeout_s=chosen.timeout, retries=chosen.retries,
+        retry_delay_s=chosen.retry_delay, probe=chosen.probe,
+    )  # fmt: skip
+    gc.freeze()  # What is loaded is garbage at no time; looking through it would make attempts late.
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        report = runner.run(run(plan, progress if chosen.progress else None))
+    print(msgspec.json.encode(report).decode() if chosen.json else table(report))
+    for warning in report.warnings:
+        print(f"WARNING: {warning}", file=sys.stderr)
+    if chosen.plot:
+        chosen.plot.write_text(draw(report), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Takes in as many requests at once as can be answered in time, has a few wait, and refuses the rest at once.
+
+The engines may ask `refuse` as soon as they know of a request, before a task is made for it; otherwise it is asked
+here. Invariant: a refusal costs next to nothing, and whoever was let in has left in the end, whatever happened.
+"""
+
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from config.edge import Concurrency
+from config.reload import Live
+from gateway.errors import Overloaded, cors_headers, reject, with_cors
+from gateway.metrics import Metrics
+from gateway.middleware.rate_limit import EXEMPT
+from gateway.ports import Clock
+from gateway.resilience.adaptive import AdaptiveLimit, FixedLimit, Limit
+from gateway.resilience.gate import Gate, Shed, Ticket
+from gateway.telemetry import RequestRecord
+
+PARTITIONS: Final = {
+    "/flags/definitions": "definitions",
+    "/flags/definitions/": "definitions",
+    "/api/feature_flag/local_evaluation": "definitions",
+    "/api/feature_flag/local_evaluation/": "definitions",
+    "/bootstrap": "bootstrap",
+    "/bootstrap/": "bootstrap",
+}
+"""Paths whose requests are counted apart; all others are counted together."""
+_UNLIMITED: Final = 1 << 30
+_BUSY_RATIO: Final = 0.5
+"""Of a core: below it, the loop is late because of something else than work, and once says nothing."""
+
+_REFUSAL: Final = Overloaded()
+_HEAD: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: %d\r\n"
+    b"content-length: %d\r\n" % (_REFUSAL.retry_after_s or 0, len(_REFUSAL.detail))
+)
+_BODY: Final = b"\r\n" + _REFUSAL.detail.encode()
+
+
+class Admission:
+    def __init__(self, app: ASGIApp, live: Live, clock: Clock, metrics: Metrics) -> None:
+        self._app = app
+        self._live = live
+        self._clock = clock
+        self._metrics = metrics
+        self._settings = live.settings.concurrency
+        self._was_late = False
+        wait_s = self._settings.max_wait_ms / 1000
+        self.gates = {
+            name: Gate(limit, self._settings.max_queued, wait_s, clock)
+            for name, limit in self._limits(self._settings).items()
+        }
+        self._flags = self.gates["flags"]
+        metrics.at_scrape(self._measure)
+
+    def __repr__(self) -> str:
+        return f"<Admission {self.gates!r}>"
+
+    def refuse(self, scope: Scope) -> bytes | None:
+        """A whole answer for a request that cannot be taken in; None for one that may go on to the app."""
+        if self._place(scope):
+            return None
+        allowed = b"".join(b"%s: %s\r\n" % header for header in cors_headers(scope["headers"]))
+        closing = b"connection: close\r\n" if scope["http_version"] == "1.0" else b""
+        return _HEAD + allowed + closing + (_BODY if scope["method"] != "HEAD" else b"\r\n")
+
+    def sample_lag(self, lag_s: float, busy_ratio: float) -> None:
+        """Take in how late the event loop was, and how much of a core this process used meanwhile."""
+        is_late = lag_s > self._settings.max_lag_ms / 1000
+        if is_late and (busy_ratio > _BUSY_RATIO or self._was_late):
+            self._flags.limit.sample_lag(lag_s)
+        self._was_late = is_late
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in EXEMPT:
+            await self._app(scope, receive, send)
+            return
+        state = scope["state"]
+        if "ticket" not in state and not self._place(scope):
+            await reject(with_cors(scope, send), _REFUSAL)
+            return
+        gate: Gate = state["gate"]
+        ticket: Ticket = state["ticket"]
+        if ticket.turn is not None:
+            try:
+                await gate.wait(ticket)
+            except Shed as shed:
+                self._metrics.shed(self._name_of(scope), shed.reason)
+                await reject(with_cors(scope, send), _REFUSAL)
+                return
+        entered_at = self._clock.monotonic() if ticket.since is None else ticket.since
+        own_s = None
+        try:
+            await self._app(scope, receive, send)
+            record: RequestRecord = state["record"]
+            if record.error is None:
+                own_s = self._clock.monotonic() - entered_at - record.waited_s
+        finally:
+            gate.leave(ticket, own_s)
+
+    def _place(self, scope: Scope) -> bool:
+        """Whether the request has a place inside or in line."""
+        if scope["path"] in EXEMPT:
+            return True
+        settings = self._live.settings
+        if settings.concurrency is not self._settings:
+            self._follow(settings.concurrency)
+        gate = self._flags if scope["path"] not in PARTITIONS else self.gates[PARTITIONS[scope["path"]]]
+        ticket = gate.place(settings.requests.budget_ms / 1000)
+        if ticket is None:
+            self._metrics.shed(self._name_of(scope), gate.last_shed)
+            return False
+        state = scope["state"]
+        state["gate"], state["ticket"] = gate, ticket
+        return True
+
+    @staticmethod
+    def _name_of(scope: Scope) -> str:
+        return PARTITIONS.get(scope["path"], "flags")
+
+    def _limits(self, settings: Concurrency) -> dict[str, Limit]:
+        if settings.mode == "off":
+            return {name: FixedLimit(_UNLIMITED) for name in ("flags", "definitions", "bootstrap")}
+        flags: Limit = FixedLimit(settings.limit)
+        if settings.mode == "adaptive":
+            begin = min(max(settings.limit, settings.floor), settings.ceiling)
+            lag_s = settings.max_lag_ms / 1000
+            flags = AdaptiveLimit(settings.floor, settings.ceiling, begin, self._clock, max_lag_s=lag_s)
+        return {
+            "flags": flags,
+            "definitions": FixedLimit(settings.definitions),
+            "bootstrap": FixedLimit(settings.bootstrap),
+        }
+
+    def _follow(self, settings: Concurrency) -> None:
+        """Put a reload in force; what is under way stays."""
+        self._settings = settings
+        for name, limit in self._limits(settings).items():
+            gate = self.gates[name]
+            gate.limit, gate.max_queued, gate.max_wait_s = limit, settings.max_queued, settings.max_wait_ms / 1000
+
+    def _measure(self) -> None:
+        for name, gate in self.gates.items():
+            self._metrics.gate(name, limit=gate.limit.limit, in_flight=gate.in_flight, queued=gate.queued)

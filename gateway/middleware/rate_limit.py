@@ -1,0 +1,34 @@
+"""Holds each client address to its rates, before anything of its request is read.
+
+Which rates, and what is done about a denial, is the limit service's; a project's token is checked where it is known.
+Invariant: health is never limited, or a balancer would take the service out for asking how it is.
+"""
+
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.errors import RateLimited, reject
+from gateway.services.limits import LimitService
+from gateway.telemetry import RequestRecord
+
+EXEMPT: Final = frozenset({"/_readiness", "/_liveness"})
+_ROUTES: Final = {"/flags": "flags", "/flags/": "flags", "/decide": "decide", "/decide/": "decide"}
+
+
+class LimitRate:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in EXEMPT:
+            state = scope["state"]
+            service: LimitService = state["limits"]
+            record: RequestRecord = state["record"]
+            try:
+                await service.check_address(state["client"], _ROUTES.get(scope["path"], "other"), record)
+            except RateLimited as error:
+                record.error = error.code
+                await reject(send, error)
+                return
+        await self._app(scope, receive, send)

@@ -1,0 +1,1 @@
+"""Processes, sockets, connections: everything between the kernel and the app."""

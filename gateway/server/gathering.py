@@ -1,0 +1,47 @@
+"""Has every worker send its metrics to the one that was asked for them.
+
+Invariant: a worker that does not answer in time is left out, and delays nobody longer.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from itertools import count
+from typing import Final
+
+from gateway.server.channel import Gathered, Render, Rendered
+from gateway.server.child import Child, State
+from gateway.server.tally import Tally
+
+TIMEOUT_S: Final = 1.5
+
+
+class Gathering:
+    def __init__(self, tally: Tally, children: Mapping[int, Child]) -> None:
+        self._tally = tally
+        self._children = children
+        self._queries = count()
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+
+    async def gather(self, asking: Child, query: int) -> None:
+        """Send `asking` the metrics of all others, and of the supervisor."""
+        answers: dict[asyncio.Future[bytes], Child] = {}
+        numbers = []
+        for child in self._children.values():
+            if child is not asking and child.state is not State.STARTING:
+                numbers.append(next(self._queries))
+                answer = self._waiting[numbers[-1]] = asyncio.get_running_loop().create_future()
+                answers[answer] = child
+                child.send(Render(numbers[-1]))
+        if answers:
+            await asyncio.wait(answers, timeout=TIMEOUT_S)
+        for number in numbers:
+            self._waiting.pop(number, None)
+        texts = {str(child.index): answer.result() for answer, child in answers.items() if answer.done()}
+        texts[""] = self._tally.render([child.state.value for child in self._children.values()])
+        asking.send(Gathered(query, texts))
+
+    def rendered(self, message: Rendered) -> None:
+        """A worker has answered."""
+        answer = self._waiting.pop(message.query, None)
+        if answer is not None and not answer.done():
+            answer.set_result(message.text)

@@ -1,0 +1,119 @@
+"""uvicorn's HTTP/1.1 on httptools, without its server: a protocol per connection.
+
+Invariant: what the parser takes in is bounded before the app sees a request: the size of a head, and the number of
+requests sent ahead. httptools itself bounds neither.
+"""
+
+import asyncio
+from email.utils import formatdate
+from typing import Any, Final
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from gateway.server.connections import Connection
+from gateway.server.engines import Serving
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Beyond what the wire guard takes, so that it is the one to answer; this is for heads that never end."""
+MAX_PIPELINED: Final = 32
+"""Requests sent ahead on one connection; honest clients send none."""
+
+_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class UvicornEngine:
+    name = "uvicorn"
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._config = Config(
+            serving.app, http="httptools", ws="none", loop="none", lifespan="off", log_config=None, log_level="error",
+            access_log=False, proxy_headers=False, server_header=False,
+        )  # fmt: skip
+        self._config.load()
+        self._state = ServerState()
+        self.tick()
+
+    def make_protocol(self) -> asyncio.BaseProtocol:
+        return _Protocol(self._config, self._state, self._serving)
+
+    def tick(self) -> None:
+        self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+
+    def close_connections(self) -> None:
+        for connection in tuple(self._state.connections):
+            connection.shutdown()
+
+
+class _Protocol(HttpToolsProtocol):
+    """A connection that keeps the books of `Connections`, and asks whether to refuse before making a task."""
+
+    connection: Connection
+
+    def __init__(self, config: Config, state: ServerState, serving: Serving) -> None:
+        super().__init__(config, state, serving.state, asyncio.get_running_loop())  # type: ignore[arg-type]
+        self._serving = serving
+        self._head_bytes = 0
+        self._is_in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.connection = self._serving.connections.opened(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.connection.closed()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            self.connection.head_began()
+        super().data_received(data)
+        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._is_in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self.connection.request_began()
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests sent ahead")
+        if self.connection.is_used_up(self._serving.server().max_requests_per_connection):
+            self.scope["state"]["is_last"] = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._is_in_head = True
+        self._head_bytes = 0
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        refusal = self._serving.refuse(cycle.scope)
+        if refusal is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        # Written straight away: under overload, an answer that costs a task would cost those that are let in.
+        self.transport.write(refusal)
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        # As the engine's own, but without a timer for each connection: the sweep of all of them ends idle ones.
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.connection.request_ended()

@@ -1,0 +1,347 @@
+"""One process that answers requests: opens the app, accepts, obeys its supervisor, and leaves in order.
+
+Started by supervisor.py, which owns the sockets and the settings. Invariant: a worker whose supervisor is gone finishes
+what is in flight and exits; one that is stuck is ended by a watchdog that needs nothing from Python.
+"""
+
+import asyncio
+import faulthandler
+import logging
+import math
+import os
+import random
+import resource
+import signal
+import socket
+import ssl
+from collections.abc import Coroutine
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from time import process_time
+from typing import Any, Final
+
+from config.reload import Live, loads
+from config.server import Server
+from gateway.app import MetricsApp, create_app
+from gateway.metrics import Metrics
+from gateway.middleware.admission import Admission
+from gateway.ports import Deadline, SystemClock
+from gateway.server.acceptor import Acceptor
+from gateway.server.channel import (
+    Accepting,
+    Begin,
+    Commit,
+    Committed,
+    CutOff,
+    Drain,
+    Gather,
+    Gathered,
+    Go,
+    LameDuck,
+    Opened,
+    Prepare,
+    Prepared,
+    Ready,
+    Render,
+    Rendered,
+    ReplaceMe,
+    WorkerEnd,
+    worker_end,
+)  # fmt: skip
+from gateway.server.connections import SWEEP_S, Connections
+from gateway.server.engines import Engine, Serving, make_engine, name_of_engine, new_event_loop
+from gateway.server.exposition import merged
+from gateway.server.lifespan import running
+from gateway.server.requests import InFlight
+from gateway.services.snapshots import SnapshotService
+from gateway.telemetry import log_event, set_up_logging
+
+CLOSE_GRACE_S: Final = 2.0
+"""How long connections may take to close once their requests were cut off."""
+LINGER_S: Final = 0.25
+"""How long idle connections are kept once a worker stops: a request may be on its way on them."""
+SPARE_DESCRIPTORS: Final = 256
+"""For everything that is no connection of a client."""
+METRICS_CONNECTIONS: Final = 64
+GATHER_TIMEOUT_S: Final = 2.0
+READY_POLL_S: Final = 0.2
+LAG_S: Final = 0.1
+"""How often the lag of the event loop is measured."""
+_MAX_EARLIER: Final = 0.1
+"""Part of `server.max_requests` that is left out at random."""
+
+
+def run(channel: int, listener: int, metrics_listener: int | None) -> int:
+    """Be a worker on these descriptors; the exit code."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # A terminal sends them to all; the supervisor knows what to do.
+    sockets = [socket.socket(fileno=it) if it is not None else None for it in (channel, listener, metrics_listener)]
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_work(*sockets))  # type: ignore[arg-type]
+
+
+async def _work(end: socket.socket, listener: socket.socket, metrics_listener: socket.socket | None) -> int:
+    channel = await worker_end(end)
+    begin = await channel.receive()
+    if not isinstance(begin, Begin):
+        return 1
+    live = Live(loads(begin.settings))
+    set_up_logging(live.settings.log)
+    metrics = Metrics()
+    worker = Worker(channel, begin.index, live, metrics)
+    app = create_app(live, metrics=metrics)
+    async with running(app) as state:
+        worker.open(app, state, listener, metrics_listener)
+        await worker.work()
+    return 0
+
+
+class Worker:
+    """A worker from its beginning to its end."""
+
+    def __init__(self, channel: WorkerEnd, index: int, live: Live, metrics: Metrics) -> None:
+        self._channel = channel
+        self._index = index
+        self._live = live
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._prepared: Prepare | None = None
+        self._gathering: dict[int, asyncio.Future[dict[str, bytes]]] = {}
+        self._queries = count()
+        self._leaving: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cut_off_at = math.inf
+        self._lag_s = 0.0
+        self._busy_ratio = 0.0
+        self._has_asked_to_go = False
+        self._earlier = random.random() * _MAX_EARLIER  # noqa: S311 - spreads load, guards nothing
+
+    def __repr__(self) -> str:
+        return f"<Worker {self._index}, {self._live!r}, {self._connections!r}, {self._in_flight!r}>"
+
+    def open(
+        self, app: Admission, state: dict[str, Any], listener: socket.socket, metrics_listener: socket.socket | None
+    ) -> None:
+        """Everything but accepting."""
+        server = self._live.settings.server
+        now = self._loop.time
+        self._app = app
+        self._in_flight = InFlight(app, now)
+        self._connections = Connections(self._server, now, self._metrics.connection_ended)
+        self._engine = make_engine(
+            name_of_engine(server),
+            Serving(self._in_flight, state, self._connections, self._server, app.refuse),
+        )
+        most = _descriptors() - SPARE_DESCRIPTORS
+        self._acceptor = Acceptor(
+            listener,
+            self._engine.make_protocol,
+            self._connections,
+            lambda: min(self._server().max_connections, most),
+            _tls(server),
+        )
+        self._state = state
+        self._metrics.at_scrape(self._measure)
+        self._aside: tuple[Acceptor, Connections, Engine] | None = None
+        if metrics_listener is not None:
+            connections = Connections(self._server, now)
+            engine = make_engine(
+                self._engine.name, Serving(MetricsApp(self._all_metrics), {}, connections, self._server)
+            )
+            acceptor = Acceptor(metrics_listener, engine.make_protocol, connections, lambda: METRICS_CONNECTIONS)
+            self._aside = acceptor, connections, engine
+
+    async def work(self) -> None:
+        """Answer requests until told to stop."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._ask_to_go, "signal")
+        self._channel.send(Opened())
+        self._spawn(self._keep_sweeping())
+        self._spawn(self._keep_measuring())
+        try:
+            while (message := await self._channel.receive()) is not None:
+                self._obey(message)
+            if self._leaving is None:
+                log_event("supervisor_gone", logging.WARNING)
+            await self._leave()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            faulthandler.cancel_dump_traceback_later()
+
+    def _server(self) -> Server:
+        return self._live.settings.server
+
+    def _obey(self, message: object) -> None:
+        match message:
+            case Go():
+                self._put_in_force(message.generation, message.settings)
+                self._accept()
+            case Prepare():
+                self._prepare(message)
+            case Commit(generation=generation) if self._prepared is not None:
+                self._put_in_force(generation, self._prepared.settings)
+                self._channel.send(Committed(generation))
+            case LameDuck():
+                self._live.is_leaving = True
+                self._in_flight.close_connections()
+            case Drain():
+                self._leave()
+            case CutOff():
+                self._leave()
+                self._cut_off()
+            case Render(query=query):
+                self._channel.send(Rendered(query, self._metrics.render()))
+            case Gathered(query=query, texts=texts):
+                if (waiting := self._gathering.pop(query, None)) is not None and not waiting.done():
+                    waiting.set_result(texts)
+
+    def _prepare(self, message: Prepare) -> None:
+        try:
+            loads(message.settings)
+        except ValueError as error:
+            self._channel.send(Prepared(message.generation, str(error)))
+            return
+        self._prepared = message
+        self._channel.send(Prepared(message.generation))
+
+    def _put_in_force(self, generation: int, raw: bytes) -> None:
+        old, new = self._live.settings, loads(raw)
+        self._live.settings, self._live.generation = new, generation
+        self._prepared = None
+        if new.log != old.log:
+            set_up_logging(new.log)
+
+    def _accept(self) -> None:
+        self._acceptor.begin()
+        if self._aside is not None:
+            self._aside[0].begin()
+        self._channel.send(Accepting())
+        self._spawn(self._tell_when_ready())
+
+    async def _tell_when_ready(self) -> None:
+        snapshots: SnapshotService = self._state["snapshots"]
+        while not await snapshots.is_ready(Deadline(SystemClock(), READY_POLL_S)):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(READY_POLL_S)
+        self._channel.send(Ready())
+
+    def _ask_to_go(self, reason: str) -> None:
+        if not self._has_asked_to_go:
+            self._has_asked_to_go = True
+            self._channel.send(ReplaceMe(reason))
+
+    def _leave(self) -> asyncio.Task[None]:
+        if self._leaving is None:
+            self._live.is_leaving = True
+            self._leaving = self._loop.create_task(self._drain())
+        return self._leaving
+
+    async def _drain(self) -> None:
+        """Let requests in flight finish until the drain timeout, then cut them off, then their connections."""
+        log_event("stopping", requests_in_flight=len(self._in_flight))
+        self._in_flight.close_connections()
+        self._engine.close_connections()
+        await self._acceptor.close()
+        server = self._server()
+        await self._all_closed(min(LINGER_S, server.drain_timeout_s))
+        self._connections.close_idle()
+        await self._all_closed(server.drain_timeout_s)
+        self._cut_off()
+        await self._all_closed(CLOSE_GRACE_S)
+        if self._connections:
+            log_event("connections_aborted", logging.WARNING, connections=self._connections.abort())
+        if self._aside is not None:
+            acceptor, connections, _ = self._aside
+            await acceptor.close()
+            connections.abort()
+        self._channel.close()
+
+    async def _all_closed(self, within_s: float) -> None:
+        """Returns once no connection is left, or after this time, which is shortened when everything is cut off."""
+        began_at = self._loop.time()
+        while self._connections and self._loop.time() < min(began_at + within_s, self._cut_off_at + CLOSE_GRACE_S):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    def _cut_off(self) -> None:
+        self._cut_off_at = min(self._cut_off_at, self._loop.time())
+        self._in_flight.cut_off()
+
+    async def _keep_sweeping(self) -> None:
+        """Bounds in time, and the watchdog."""
+        while True:
+            server, requests = self._server(), self._live.settings.requests
+            faulthandler.dump_traceback_later(server.hang_timeout_s, exit=True)
+            await asyncio.sleep(SWEEP_S)
+            self._engine.tick()
+            self._connections.sweep()
+            self._in_flight.sweep(requests.budget_ms / 1000 + requests.body_timeout_s + server.write_timeout_s)
+            if self._aside is not None:
+                self._aside[1].sweep()
+                self._aside[2].tick()
+            if server.max_requests and self._in_flight.served >= server.max_requests * (1 - self._earlier):
+                self._ask_to_go("max_requests")
+            if server.max_memory_bytes and resident_bytes() > server.max_memory_bytes:
+                self._ask_to_go("memory")
+
+    async def _keep_measuring(self) -> None:
+        """How late the loop is and how busy the process, which the limit on concurrency follows."""
+        at, used_s = self._loop.time(), process_time()
+        while True:
+            await asyncio.sleep(LAG_S)
+            before_s, used_before_s = at, used_s
+            at, used_s = self._loop.time(), process_time()
+            self._busy_ratio = (used_s - used_before_s) / (at - before_s)
+            self._lag_s = max(0.0, at - before_s - LAG_S)
+            self._app.sample_lag(self._lag_s, self._busy_ratio)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _all_metrics(self) -> bytes:
+        """The metrics of every process; of those that answer in time."""
+        query = next(self._queries)
+        waiting = self._gathering[query] = self._loop.create_future()
+        self._channel.send(Gather(query))
+        texts: dict[str, bytes] = {}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_TIMEOUT_S):
+                texts = await waiting
+        self._gathering.pop(query, None)
+        return merged({**texts, str(self._index): self._metrics.render()})
+
+    def _measure(self) -> None:
+        metrics = self._metrics
+        metrics.connections("idle", self._connections.idle)
+        metrics.connections("active", len(self._connections) - self._connections.idle)
+        metrics.loop_lag_s.set(self._lag_s)
+        metrics.busy_ratio.set(self._busy_ratio)
+        metrics.resident_bytes.set(resident_bytes())
+        metrics.settings_generation.set(self._live.generation)
+
+
+def resident_bytes() -> int:
+    """What this process occupies now; where the system does not say, the most it ever did."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _descriptors() -> int:
+    """How many files may be open, after asking for as many as allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
+
+def _tls(server: Server) -> ssl.SSLContext | None:
+    if not server.tls_certificate:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.load_cert_chain(server.tls_certificate, server.tls_key)
+    return context

@@ -1,0 +1,128 @@
+"""How often somebody may ask: which rates apply to whom, and what becomes of a denial.
+
+Counting is done by the limiters. Invariant: nobody is denied for an address that may stand for everybody, and a fleet's
+count that cannot be had costs no more than its time.
+"""
+
+import logging
+from math import ceil
+from typing import Protocol
+
+from config.edge import Limits
+from config.networks import Networks
+from config.rates import Rates
+from config.reload import Live
+from gateway.client import Client
+from gateway.errors import RateLimited
+from gateway.metrics import Metrics
+from gateway.ports import Clock
+from gateway.resilience.gcra import ALLOW, Decision, LocalLimiter, Outcome
+from gateway.resilience.limit_watch import LimitWatch, Reason, Suspicion
+from gateway.telemetry import RequestRecord, log_event
+
+
+class FleetLimiter(Protocol):
+    """Counts for all processes together."""
+
+    async def check(self, key: str, rates: Rates) -> Decision | None:
+        """As the local limiter, but without warnings; None when it cannot be told in time."""
+        ...
+
+
+class LimitService:
+    def __init__(self, live: Live, clock: Clock, metrics: Metrics, fleet: FleetLimiter | None = None) -> None:
+        self._live = live
+        self._metrics = metrics
+        self._fleet = fleet
+        self._settings = live.settings.limits
+        self._trusted = live.settings.proxies.trusted
+        self._local = LocalLimiter(clock, self._settings.max_keys, warn_ratio=self._settings.warn_ratio)
+        self._watch = LimitWatch(clock)
+        self._told: set[Suspicion] = set()
+        metrics.at_scrape(self._measure)
+
+    def __repr__(self) -> str:
+        return f"<LimitService {self._local!r}, {self._watch!r}>"
+
+    def suspicions(self) -> list[Suspicion]:
+        """Why the limit on addresses is not enforced for some now; tells of it in the log when that changes."""
+        active = set(self._watch.active())
+        for suspicion in active - self._told:
+            log_event("address_limit_suspended", logging.ERROR, reason=suspicion.reason.value, problem=suspicion.text)
+        for suspicion in self._told - active:
+            log_event("address_limit_resumed", reason=suspicion.reason.value, address=str(suspicion.address))
+        self._told = active
+        return sorted(active, key=lambda it: it.text)
+
+    async def check_address(self, client: Client, route: str, record: RequestRecord) -> None:
+        """Returns when the client may ask, and notes on the record when not much longer. Raises RateLimited."""
+        limits = record.settings.limits
+        if limits.mode == "off":
+            return
+        self._keep_up(limits, record.settings.proxies.trusted)
+        own = limits.routes.get(route)
+        key, rates = ("a:" + client.bucket, limits.address) if own is None else (f"{route}:{client.bucket}", own)
+        decision = await self._decide(key, rates, limits)
+        is_denied = decision.outcome is Outcome.DENY
+        origin, is_internal = client.origin, client.origin.is_internal or client.is_trusted
+        # A flood that is denied must not outnumber those that a misconfigured balancer hides.
+        if is_internal or not is_denied:
+            self._watch.observe(origin.address, is_internal, client.is_unproven, client.is_trusted)
+        if is_denied and is_internal and self._watch.suspicion(origin.address, is_internal) is not None:
+            self._metrics.rate_limited("address", "suspended")
+            if not self._told:
+                self.suspicions()
+            return
+        self._judge("address", decision, limits, record)
+
+    async def check_token(self, token: str, record: RequestRecord) -> None:
+        """The same for a project's token."""
+        limits = record.settings.limits
+        if limits.mode == "off":
+            return
+        rates = limits.tokens.get(token)
+        if rates is None:
+            rates = limits.token
+        if rates:
+            self._judge("token", await self._decide("t:" + token, rates, limits), limits, record)
+
+    async def _decide(self, key: str, rates: Rates, limits: Limits) -> Decision:
+        decision = self._local.check(key, rates)
+        if self._fleet is None or not limits.is_fleet_wide or decision.outcome is Outcome.DENY or not rates:
+            return decision
+        decided = await self._fleet.check(key, rates)
+        if decided is not None:
+            return decision if decided.outcome is Outcome.ALLOW else decided
+        self._metrics.fleet_limit_fallbacks.inc()
+        if limits.on_failure == "deny":
+            return Decision(Outcome.DENY, rates.windows[0][0], 0, 1.0, 1.0)
+        return decision if limits.on_failure == "local" else ALLOW
+
+    def _judge(self, limit: str, decision: Decision, limits: Limits, record: RequestRecord) -> None:
+        if decision.outcome is Outcome.ALLOW:
+            return
+        if decision.outcome is Outcome.WARN:
+            self._metrics.rate_limited(limit, "warned")
+            record.is_near_limit = True
+        elif limits.mode == "shadow":
+            self._metrics.rate_limited(limit, "would_deny")
+        else:
+            self._metrics.rate_limited(limit, "denied")
+            reset_s, retry_after_s = ceil(decision.reset_s), max(1, ceil(decision.retry_after_s))
+            raise RateLimited(decision.limit, decision.remaining, reset_s, retry_after_s)
+
+    def _keep_up(self, limits: Limits, trusted: Networks) -> None:
+        """Follow a reload of the settings."""
+        if limits is not self._settings:
+            self._settings = limits
+            self._local.max_keys, self._local.warn_ratio = limits.max_keys, limits.warn_ratio
+        if trusted is not self._trusted:
+            self._trusted = trusted
+            self._watch.reset()
+
+    def _measure(self) -> None:
+        self._metrics.limiter_keys.set(len(self._local))
+        reasons = {suspicion.reason for suspicion in self.suspicions()}
+        for reason in Reason:
+            self._metrics.limit_suspended(reason, is_suspended=reason in reasons)
+        self._metrics.unproven_requests.set(self._watch.unproven_public)
