@@ -121,8 +121,10 @@ def balance(request: pytest.FixtureRequest) -> Balance:
 def flagstone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A service that believes 127.0.0.1, with the demo's flags."""
     server = ServerProcess(tmp_path_factory.mktemp("flagstone"), *DEMO, *TRUSTING)
-    yield server.wait_until_ready()
-    server.end()
+    try:
+        yield server.wait_until_ready()
+    finally:
+        server.end()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.networks import Networks
-from gateway.wire.forwarded import MAX_HOPS, UNKNOWN.text, Client, client_of, origin_of, parse
+from gateway.client import Client
+from gateway.wire.forwarded import MAX_HOPS, UNKNOWN, client_of, origin_of, parse
 
 TRUSTED = Networks("10.0.0.0/8, fd00::/8, 127.0.0.1")
 
