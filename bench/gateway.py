@@ -1,4 +1,4 @@
-"""What a request costs in all: microseconds of processor time, for the bare engine, without defences, and with all.
+"""What a request costs in all: microseconds of processor time, from the bare engine to the service with all defences.
 
 One server process at a time under 64 busy connections, rounds interleaved; the least of each is told. The undefended
 app is the same one without the middleware that only defends, and without counting connections and requests.
@@ -13,18 +13,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from starlette.routing import Router
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.evaluation import DISTINCT_ID, PROPERTIES, project
 from bench.timing import machine
 from config.reload import Live
-from config.settings import Concurrency, Settings
 from config.sources import load
+from evaluator.evaluate import evaluate
+from evaluator.snapshot import build_snapshot
+from evaluator.types import Context, Facts
 from gateway.app import ROUTES, create_app
 from gateway.metrics import Metrics
 from gateway.middleware.boundary import ErrorBoundary
@@ -36,6 +43,7 @@ from gateway.server.engines import Serving, make_engine, new_event_loop
 from gateway.server.lifespan import running
 from gateway.server.requests import InFlight
 from gateway.telemetry import set_up_logging
+from gateway.wire.flags import Shape, encode_response, encode_result
 
 CONNECTIONS = 64
 ROUNDS = 5
@@ -47,7 +55,7 @@ REQUEST = (
     b"X-Forwarded-For: 203.0.113.9\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 ) + BODY
 BARE_BYTES = 200
-KINDS = ("bare", "undefended", "defended")
+KINDS = ("bare", "prototype", "undefended", "defended")
 
 
 async def bare(scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,6 +81,8 @@ async def serve(kind: str, engine_name: str, definitions: str) -> None:
     async with running(whole) as state:
         if kind == "bare":
             app: ASGIApp = bare
+        elif kind == "prototype":
+            app = Starlette(routes=[Route("/flags", Prototype(Path(definitions)), methods=["POST"])])
         elif kind == "undefended":
             app = RecordRequests(ErrorBoundary(Router(ROUTES, redirect_slashes=False)), live, clock, metrics)
             state["limits"] = NoLimits()
@@ -86,6 +96,23 @@ async def serve(kind: str, engine_name: str, definitions: str) -> None:
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         await stop.wait()
         connections.abort()
+
+
+class Prototype:
+    """The least that answers: decodes, evaluates and encodes, and knows one project and no failure."""
+
+    def __init__(self, definitions: Path) -> None:
+        (document,) = msgspec.json.decode(definitions.read_bytes())["projects"]
+        self._snapshot = build_snapshot(msgspec.json.encode(document), 1, encode_result)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = msgspec.json.decode(await Request(scope, receive).body())
+        context = Context(distinct_id=asked["distinct_id"], person_properties=asked["person_properties"])
+        outcomes = evaluate(self._snapshot, context, Facts(), datetime.now(UTC)).outcomes
+        body = encode_response(
+            Shape.RECORDS, outcomes, errors=False, request_id="x", evaluated_at_ms=1, config_for_flags=None
+        )
+        await Response(body, media_type="application/json")(scope, receive, send)
 
 
 class NoLimits:
@@ -151,13 +178,13 @@ async def measure(server: Server) -> tuple[float, float]:
     return used_s / answered * 1e6, rate
 
 
-def main() -> None:
+def main(engines: Sequence[str] = ("uvicorn", "hypercorn"), counts: Sequence[int] = (10, 100)) -> None:
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
-        for flags in (10, 100):
+        for flags in counts:
             definitions = Path(folder, f"{flags}.json")
             definitions.write_bytes(b'{"projects":[' + project(flags) + b"]}")
-            for engine in ("uvicorn", "hypercorn"):
+            for engine in engines:
                 table(engine, flags, definitions)
 
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,6 +22,7 @@ from gateway.middleware.admission import Admission
 from gateway.middleware.body_limit import LimitBody
 from gateway.middleware.boundary import ErrorBoundary
 from gateway.middleware.client_ip import FindClient
+from gateway.middleware.cors import AllowOrigins
 from gateway.middleware.rate_limit import LimitRate
 from gateway.middleware.record import RecordRequests
 from gateway.middleware.wire_guard import WireGuard
@@ -60,19 +60,7 @@ def create_app(
 
     middleware = [
         Middleware(RecordRequests, live, clock, metrics),
-        Middleware(
-            CORSMiddleware,
-            allow_origins=["*"],
-            allow_methods=["GET", "POST", "OPTIONS", "HEAD"],
-            allow_headers=["*"],
-            allow_credentials=True,
-            expose_headers=[
-                "x-posthog-rate-limit-warning",
-                "x-request-id",
-                "x-flagstone-snapshot",
-                "x-flagstone-degraded",
-            ],
-        ),
+        Middleware(AllowOrigins),
         Middleware(WireGuard),
         Middleware(FindClient),
         Middleware(LimitRate),
@@ -81,10 +69,22 @@ def create_app(
     ]
     # Not a Starlette application: it stands outside all middleware and would answer a crash without CORS. Redirects
     # for a missing slash are off because they would take their target from the Host header.
-    app: ASGIApp = Router(ROUTES, redirect_slashes=False, default=_not_found, lifespan=lifespan)
+    app: ASGIApp = ByPath(Router(ROUTES, redirect_slashes=False, default=_not_found, lifespan=lifespan))
     for wrapper, args, kwargs in reversed(middleware):
         app = wrapper(app, *args, **kwargs)
     return Admission(app, live, clock, metrics)
+
+
+class ByPath:
+    """Finds the route of a path without trying one pattern after the other; all else is the router's."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._apps = {route.path: route.app for route in ROUTES}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._apps.get(scope["path"]) if scope["type"] == "http" else None
+        await (app or self._router)(scope, receive, send)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

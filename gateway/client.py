@@ -10,7 +10,7 @@ from msgspec import Struct
 Address = IPv4Address | IPv6Address
 
 
-class Origin(Struct, frozen=True):
+class Origin(Struct, frozen=True, eq=False):
     """An address with all that is ever asked of it, made once for each text that names it."""
 
     address: Address

@@ -5,13 +5,14 @@ time series; children are bound once, so that counting costs no look-up of label
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from importlib.metadata import version
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from gateway.hot_metrics import HotCounter, HotHistogram
 from gateway.telemetry import log_event
 
 PREFIX: Final = "flagstone_"
@@ -36,7 +37,11 @@ FEEDS: Final = ("postgres", "redis")
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
-Family = TypeVar("Family", Counter, Histogram)
+Family = TypeVar("Family", covariant=True)
+
+
+class _Family(Protocol[Family]):
+    def labels(self, *values: str) -> Family: ...
 
 
 class Phase(StrEnum):
@@ -55,11 +60,12 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._callbacks: list[Callable[[], None]] = []
-        self._requests = self._counter("requests_total", "Requests answered.", ("endpoint", "status_class"))
-        self._request_s = self._histogram("request_duration_seconds", "From arrival to the answer.", ("endpoint",))
-        self.requests_in_flight = self._gauge("requests_in_flight", "Requests being answered now.")
-        self._phase_s = self._histogram("phase_duration_seconds", "Parts of answering a flag request.", ("phase",))
-        self._answers = self._counter("answers_total", "Answers with flags.", ("kind",))
+        self._requests = self._hot_counter("requests_total", "Requests answered.", ("endpoint", "status_class"))
+        self._request_s = self._hot_histogram("request_duration_seconds", "From arrival to the answer.", ("endpoint",))
+        self._in_flight = self._gauge("requests_in_flight", "Requests being answered now.")
+        self.requests_in_flight = 0
+        self._phase_s = self._hot_histogram("phase_duration_seconds", "Parts of answering a flag request.", ("phase",))
+        self._answers = self._hot_counter("answers_total", "Answers with flags.", ("kind",))
         self._missing = self._counter("facts_missing_total", "Parts of facts that could not be had.", ("part", "cause"))
         self.snapshots_held = self._gauge("snapshots_held", "Projects in memory.")
         self.snapshot_bytes = self._gauge("snapshot_bytes", "What they occupy, as estimated.")
@@ -70,7 +76,9 @@ class Metrics:
         self.snapshot_builds = self._counter("snapshot_builds_total", "Snapshots compiled.")
         self.snapshot_evictions = self._counter("snapshot_evictions_total", "Snapshots pushed out by others.")
         self.unknown_tokens = self._counter("unknown_tokens_total", "Requests with a token of no project.")
-        self._reads = self._counter("snapshot_reads_total", "Answers by where their snapshot came from.", ("source",))
+        self._reads = self._hot_counter(
+            "snapshot_reads_total", "Answers by where their snapshot came from.", ("source",)
+        )
         self._loads = self._counter("snapshot_loads_total", "Look-ups of a document.", ("tier", "outcome"))
         self._fills = self._counter("cache_fills_total", "Documents offered to the shared cache.", ("outcome",))
         self.fill_bytes = self._counter("cache_fill_bytes_total", "Bytes written to the shared cache.")
@@ -149,6 +157,12 @@ class Metrics:
 
     def _histogram(self, name: str, says: str, labels: Iterable[str] = ()) -> Histogram:
         return Histogram(PREFIX + name, says, labels, registry=self._registry, buckets=_SECONDS)
+
+    def _hot_counter(self, name: str, says: str, labels: Sequence[str]) -> HotCounter:
+        return HotCounter(PREFIX + name, says, labels, self._registry)
+
+    def _hot_histogram(self, name: str, says: str, labels: Sequence[str]) -> HotHistogram:
+        return HotHistogram(PREFIX + name, says, labels, _SECONDS, self._registry)
 
     def request_ended(self, endpoint: str, status: int | None, duration_s: float) -> None:
         """`status` None: the client went away before there was one."""
@@ -230,6 +244,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """Everything in the text format of Prometheus."""
+        self._in_flight.set(self.requests_in_flight)
         for callback in self._callbacks:
             try:
                 callback()
@@ -239,10 +254,11 @@ class Metrics:
 
     def families(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """The type and the labels of each family by its name."""
-        collectors = (self.__dict__[name] for name in self.__dict__)
-        found = [it for it in collectors if isinstance(it, Counter | Gauge | Histogram)]
-        return {family.name: (family.type, it._labelnames) for it in found for family in it.describe()}  # noqa: SLF001
+        found = [it for it in self.__dict__.values() if isinstance(it, Counter | Gauge | Histogram)]
+        hot = [it for it in self.__dict__.values() if isinstance(it, HotCounter | HotHistogram)]
+        described = {family.name: (family.type, it._labelnames) for it in found for family in it.describe()}  # noqa: SLF001
+        return described | {family.name: (family.type, it.labelnames) for it in hot for family in it.describe()}
 
 
-def _bound(family: Family, values: Iterable[str]) -> dict[str, Family]:
+def _bound(family: _Family[Family], values: Iterable[str]) -> dict[str, Family]:
     return {value: family.labels(value) for value in values}

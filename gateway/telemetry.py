@@ -4,9 +4,10 @@ Metrics are in metrics.py. Invariant: every value written is escaped and capped,
 characters.
 """
 
+import json
 import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -123,26 +124,30 @@ class RequestRecord:
 
     def emit(self) -> None:
         """Write the line of this request. Its fields are always the same."""
-        log_event(
-            "request",
-            request_id=self.request_id,
-            method=self.method,
-            path=self.path,
-            client=self.client,
-            status=self.status,
-            duration_ms=round(self.duration_s() * 1000, 3),
-            is_cancelled=self.is_cancelled,
-            error=self.error,
-            token=None if self.token is None else masked(self.token),
-            project_id=self.project_id,
-            snapshot_version=self.snapshot_version,
-            snapshot_source=self.snapshot_source,
-            snapshot_age_ms=self.snapshot_age_ms,
-            shape=self.shape,
-            flags=self.flags,
-            missing=self.missing,
-            user_agent=self.user_agent,
-        )
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        # Made here, for the logger would look for its caller first.
+        record = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None)
+        vars(record)["fields"] = {
+            "request_id": self.request_id,
+            "method": self.method,
+            "path": self.path,
+            "client": self.client,
+            "status": self.status,
+            "duration_ms": round(self.duration_s() * 1000, 3),
+            "is_cancelled": self.is_cancelled,
+            "error": self.error,
+            "token": None if self.token is None else masked(self.token),
+            "project_id": self.project_id,
+            "snapshot_version": self.snapshot_version,
+            "snapshot_source": self.snapshot_source,
+            "snapshot_age_ms": self.snapshot_age_ms,
+            "shape": self.shape,
+            "flags": self.flags,
+            "missing": self.missing,
+            "user_agent": self.user_agent,
+        }
+        logger.handle(record)
 
     def __repr__(self) -> str:
         return f"<RequestRecord {self.request_id} {self.method} {self.path!r} -> {self.status}>"
@@ -150,6 +155,9 @@ class RequestRecord:
 
 def set_up_logging(log: Log) -> None:
     """Send every record of this process to stderr in the format chosen. Replaces what was set up before."""
+    # What no line says need not be found out for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    vars(logging)["logAsyncioTasks"] = False
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log.format == "json" else TextFormatter())
     logging.basicConfig(level=log.level.upper(), handlers=[handler], force=True)
@@ -159,19 +167,20 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": _time(record), "level": record.levelname.lower(), **dict(_fields(record))}
+        line = {"time": _time(record.created), "level": record.levelname.lower(), **_fields(record)}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)[-MAX_TRACEBACK_CHARACTERS:]
-        return msgspec.json.encode(line).decode()
+        return _encoded(line)
 
 
 class TextFormatter(logging.Formatter):
     """Text for a person: the event, then its fields that have a value."""
 
     def format(self, record: logging.LogRecord) -> str:
-        (_, event), *fields = _fields(record)
-        told = [f"{name}={msgspec.json.encode(value).decode()}" for name, value in fields if value is not None]
-        line = " ".join([_time(record), record.levelname, str(event), *told])
+        fields = _fields(record)
+        event = fields.pop("event")
+        told = [f"{name}={_encoded(value)}" for name, value in fields.items() if value is not None]
+        line = " ".join([_time(record.created), record.levelname, str(event), *told])
         if record.exc_info:
             # The bar keeps a line break in an exception's text from passing for the start of a new record.
             traceback = self.formatException(record.exc_info)[-MAX_TRACEBACK_CHARACTERS:]
@@ -179,22 +188,36 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+def _time(created: float) -> str:
+    second = int(created)
+    return f"{_second(second)}.{int((created - second) * 1000):03}+00:00"
 
 
-def _fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
+@lru_cache(4)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
     """The event and its fields; a record from elsewhere is the event "log"."""
-    fields = getattr(record, "fields", None)
+    fields: dict[str, object] | None = vars(record).get("fields")
     if fields is None:
-        yield "event", "log"
-        fields = {"logger": record.name, "message": record.getMessage()}
+        fields = {"event": "log", "logger": record.name, "message": record.getMessage()}
     else:
-        yield "event", record.msg
+        fields = {"event": record.msg, **fields}
     for name, value in fields.items():
-        yield name, value if value is None or isinstance(value, int | float) else _text(value)
+        kind = type(value)
+        if kind is str:
+            if len(value) > MAX_VALUE_CHARACTERS:  # type: ignore[arg-type]
+                fields[name] = value[:MAX_VALUE_CHARACTERS]  # type: ignore[index]
+        elif not (value is None or isinstance(value, int | float)):
+            fields[name] = str(value)[:MAX_VALUE_CHARACTERS]
+    return fields
 
 
-def _text(value: object) -> str:
-    # What cannot be written as UTF-8 is escaped, so that no value can break the line it stands in.
-    return str(value)[:MAX_VALUE_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+def _encoded(value: object) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        # What cannot be written as UTF-8 is escaped, so that no value can break the line it stands in.
+        return json.dumps(value).encode("utf-8", "backslashreplace").decode()

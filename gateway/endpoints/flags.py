@@ -5,7 +5,9 @@ Invariant: a GET never evaluates, so that a link that is merely opened costs not
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
+from gateway.endpoints.methods import JsonBytes
 from gateway.metrics import Metrics, Phase
 from gateway.services.flags import FlagService
 from gateway.services.limits import LimitService
@@ -16,7 +18,7 @@ from gateway.wire.query import read_parameters, read_query
 MEDIA_TYPE = "application/json"
 
 
-async def evaluate(request: Request) -> Response:
+async def evaluate(request: Request) -> ASGIApp:
     """POST: the flags of a project for whoever the body describes."""
     scope = request.scope
     service: FlagService = scope["state"]["flags"]
@@ -24,9 +26,9 @@ async def evaluate(request: Request) -> Response:
     metrics: Metrics = scope["state"]["metrics"]
     metrics.phase(Phase.BODY, record.duration_s())
     query = read_query(
-        await request.body(),
+        (await request.receive())["body"],  # Whole, from the limit on bodies.
         read_parameters(scope["query_string"]),
-        dict(scope["headers"]),
+        scope["state"]["headers"],
         is_decide=scope["path"].startswith("/decide"),
         max_decoded_bytes=record.settings.requests.max_decoded_bytes,
     )
@@ -50,10 +52,12 @@ async def evaluate(request: Request) -> Response:
         config_for_flags=bool(snapshot.flags) if query.with_config else None,
     )
     metrics.phase(Phase.ENCODE, record.duration_s() - answered_s)
-    headers = {"x-flagstone-snapshot": f"{snapshot.version}; age_ms={age_ms}; source={answer.source}"}
+    headers = [
+        (b"x-flagstone-snapshot", b"%d; age_ms=%d; source=%s" % (snapshot.version, age_ms, answer.source.encode()))
+    ]
     if missing is not None:
-        headers["x-flagstone-degraded"] = missing
-    return Response(body, media_type=MEDIA_TYPE, headers=headers)
+        headers.append((b"x-flagstone-degraded", missing.encode()))
+    return JsonBytes(body, *headers)
 
 
 async def minimal(request: Request) -> Response:

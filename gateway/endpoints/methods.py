@@ -7,11 +7,28 @@ from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import MethodNotAllowed
 
-Handler = Callable[[Request], Awaitable[Response]]
+_JSON = (b"content-type", b"application/json")
+
+Handler = Callable[[Request], Awaitable[ASGIApp]]
+
+
+class JsonBytes:
+    """An answer that is encoded already, with further headers. The library's would look at each of them again."""
+
+    __slots__ = ("_body", "_headers")
+
+    def __init__(self, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        self._body = body
+        self._headers = headers
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [_JSON, (b"content-length", b"%d" % len(self._body)), *self._headers]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self._body})
 
 
 class Methods:

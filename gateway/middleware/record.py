@@ -6,6 +6,7 @@ due.
 """
 
 import asyncio
+import os
 import uuid
 from typing import Final
 
@@ -17,6 +18,8 @@ from gateway.ports import Clock
 from gateway.telemetry import RequestRecord
 
 MAX_DIGITS: Final = 9
+_VERSION_4: Final = (4 << 76) | (2 << 62)
+_RANDOM_BITS: Final = ~((15 << 76) | (3 << 62))
 NEAR_LIMIT: Final = ((b"x-posthog-rate-limit-warning", b"true"),)
 _ENDPOINTS: Final = {
     "/flags": "flags",
@@ -59,14 +62,14 @@ class RecordRequests:
                 message["headers"] = [*message["headers"], id_header, *(NEAR_LIMIT if record.is_near_limit else ())]
             await send(message)
 
-        self._metrics.requests_in_flight.inc()
+        self._metrics.requests_in_flight += 1
         try:
             await self._app(scope, receive, send_onwards)
         except asyncio.CancelledError:
             record.is_cancelled = True
             raise
         finally:
-            self._metrics.requests_in_flight.dec()
+            self._metrics.requests_in_flight -= 1
             endpoint = _ENDPOINTS.get(record.path.rstrip("/"), "other")
             self._metrics.request_ended(endpoint, record.status, record.duration_s())
             record.emit()
@@ -86,4 +89,7 @@ def _request_id(given: bytes | None) -> str:
             return str(uuid.UUID(given.decode("latin-1")))
         except ValueError:
             pass
-    return str(uuid.uuid4())
+    # As uuid.uuid4() makes them, without the object in between.
+    bits = (int.from_bytes(os.urandom(16), "big") & _RANDOM_BITS) | _VERSION_4
+    text = f"{bits:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

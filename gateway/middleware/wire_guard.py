@@ -42,7 +42,7 @@ def _problem(scope: Scope) -> GatewayError | None:
     # which requests pass that it never sees and would deny.
     if scope["http_version"] == "2" and scope["scheme"] == "http":
         return CleartextHttp2()
-    if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
+    if len(headers) > MAX_HEADERS or sum([len(name) + len(value) for name, value in headers]) > MAX_HEADER_BYTES:
         return HeadersTooLarge()
     # The record has read them into this already, by name.
     by_name = scope["state"]["headers"]

@@ -93,6 +93,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self.scope["state"]["has_body"] = True
         self._is_in_head = True
         self._head_bytes = 0
 

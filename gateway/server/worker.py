@@ -72,7 +72,7 @@ _MAX_EARLIER: Final = 0.1
 """Part of `server.max_requests` that is left out at random."""
 
 
-def run(channel: int, listener: int, metrics_listener: int | None) -> int:
+def run(channel: int, listener: int, metrics_listener: int | None = None) -> int:
     """Be a worker on these descriptors; the exit code."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # A terminal sends them to all; the supervisor knows what to do.

@@ -17,6 +17,7 @@ Header = Literal["x-forwarded-for", "forwarded"]
 MAX_HOPS: Final = 32
 """Hops that are looked at, from the right. Real chains have two or three; longer ones are somebody's experiment."""
 MAX_HEADER_BYTES: Final = 4096
+_MAX_CACHED_BYTES: Final = 64
 _SUBSCRIBER_BITS: Final = 64
 _NAMES: Final[dict[Header, bytes]] = {"x-forwarded-for": b"x-forwarded-for", "forwarded": b"forwarded"}
 INTERNAL: Final = Networks(
@@ -39,7 +40,17 @@ def client_of(
     values = [value for key, value in headers if key == name]
     if not (trusted and _is_among(trusted, origin.text)):
         return Client(origin, is_unproven=bool(values))
-    for hop in _hops_from_the_right(values, header):
+    joined = b",".join(values)[-MAX_HEADER_BYTES:]
+    # The same client asks again and again; a long chain is somebody's own.
+    walk = _walk if len(joined) <= _MAX_CACHED_BYTES else _walk.__wrapped__
+    return walk(origin, joined, trusted, header)
+
+
+@lru_cache(8192)
+def _walk(peer: Origin, joined: bytes, trusted: Networks, header: Header) -> Client:
+    """From the trusted peer to the nearest hop that is not trusted."""
+    origin = peer
+    for hop in _hops_from_the_right(joined, header):
         named = origin_of(hop)
         if named is None:
             break
@@ -99,10 +110,10 @@ def _is_port(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text[:6]) <= 65_535
 
 
-def _hops_from_the_right(values: list[bytes], header: Header) -> Iterator[str]:
+def _hops_from_the_right(joined: bytes, header: Header) -> Iterator[str]:
     """Hops from the nearest to the farthest. Several headers of one name are one list, in their order."""
-    joined = b",".join(values)[-MAX_HEADER_BYTES:].decode("latin-1")
-    hops = joined.split(",") if header == "x-forwarded-for" else _split_quoted(joined, ",")
+    text = joined.decode("latin-1")
+    hops = text.split(",") if header == "x-forwarded-for" else _split_quoted(text, ",")
     for hop in reversed(hops[-MAX_HOPS:]):
         yield hop if header == "x-forwarded-for" else _for_of(hop)
 

@@ -5,6 +5,7 @@ absent, and of several names for one member the first in its declaration here th
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -75,11 +76,18 @@ _CLIENT_SDKS: Final = ("posthog-android", "posthog-ios", "posthog-react-native",
 _BROWSER_HEADERS: Final = (
     b"origin", b"referer", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest", b"sec-fetch-user",
 )  # fmt: skip
+_MAX_CACHED_BYTES: Final = 128
 _RUNTIMES: Final = {"client": Runtime.CLIENT, "server": Runtime.SERVER}
 
 
 def read_parameters(query_string: bytes) -> Parameters:
     """The parameters of interest; of one given twice the last counts."""
+    # Clients use a handful of them over and over; long ones are somebody's own.
+    return (_read_parameters if len(query_string) <= _MAX_CACHED_BYTES else _read_parameters.__wrapped__)(query_string)
+
+
+@lru_cache(256)
+def _read_parameters(query_string: bytes) -> Parameters:
     given = dict(parse_qsl(query_string.decode("latin-1")))
     config = given.get("config")
     return Parameters(
