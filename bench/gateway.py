@@ -71,7 +71,7 @@ async def serve(kind: str, engine_name: str, definitions: str) -> None:
     """Answer on a free port, which is printed, until told to stop."""
     overrides = [f"store.url=file:{definitions}", "proxies.trusted=127.0.0.1", "limits.address=1000000/second"]
     settings = load(None, {}, [*overrides, "limits.token=1000000/second", "concurrency.mode=fixed"]).settings
-    set_up_logging(settings.log)
+    set_up_logging(settings.log, is_batched=True)
     live, clock, metrics = Live(settings), SystemClock(), Metrics()
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)

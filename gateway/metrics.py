@@ -37,11 +37,11 @@ FEEDS: Final = ("postgres", "redis")
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
-Family = TypeVar("Family", covariant=True)
+Family_co = TypeVar("Family_co", covariant=True)
 
 
-class _Family(Protocol[Family]):
-    def labels(self, *values: str) -> Family: ...
+class _Family(Protocol[Family_co]):
+    def labels(self, *values: str) -> Family_co: ...
 
 
 class Phase(StrEnum):
@@ -260,5 +260,5 @@ class Metrics:
         return described | {family.name: (family.type, it.labelnames) for it in hot for family in it.describe()}
 
 
-def _bound(family: _Family[Family], values: Iterable[str]) -> dict[str, Family]:
+def _bound(family: _Family[Family_co], values: Iterable[str]) -> dict[str, Family_co]:
     return {value: family.labels(value) for value in values}

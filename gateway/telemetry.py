@@ -6,6 +6,8 @@ characters.
 
 import json
 import logging
+import sys
+import time
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -13,6 +15,7 @@ from typing import Final
 import msgspec
 
 from config.settings import Log, Settings
+from gateway.log_writer import LineWriter
 from gateway.ports import Clock, Deadline
 
 logger = logging.getLogger("flagstone")
@@ -126,12 +129,11 @@ class RequestRecord:
         """Write the line of this request. Its fields are always the same."""
         if not logger.isEnabledFor(logging.INFO):
             return
-        # Made here, for the logger would look for its caller first.
-        record = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None)
-        vars(record)["fields"] = {
+        fields = {
+            "event": "request",
             "request_id": self.request_id,
             "method": self.method,
-            "path": self.path,
+            "path": self.path[:MAX_VALUE_CHARACTERS],
             "client": self.client,
             "status": self.status,
             "duration_ms": round(self.duration_s() * 1000, 3),
@@ -145,22 +147,37 @@ class RequestRecord:
             "shape": self.shape,
             "flags": self.flags,
             "missing": self.missing,
-            "user_agent": self.user_agent,
+            "user_agent": self.user_agent[:MAX_VALUE_CHARACTERS],
         }
+        if _lines is not None:
+            _lines.add(_encoded({"time": _time(time.time()), "level": "info", **fields}))
+            return
+        # Made here, for the logger would look for its caller first.
+        record = logging.LogRecord(logger.name, logging.INFO, "", 0, fields.pop("event"), None, None)
+        vars(record)["fields"] = fields
         logger.handle(record)
 
     def __repr__(self) -> str:
         return f"<RequestRecord {self.request_id} {self.method} {self.path!r} -> {self.status}>"
 
 
-def set_up_logging(log: Log) -> None:
-    """Send every record of this process to stderr in the format chosen. Replaces what was set up before."""
+_lines: LineWriter | None = None
+"""Where lines of requests go when there is nothing else to be done with them."""
+
+
+def set_up_logging(log: Log, *, is_batched: bool = False) -> None:
+    """Send every record of this process to stderr in the format chosen. Replaces what was set up before.
+
+    Batched, lines are written from a thread, so that nobody waits for whoever reads them.
+    """
+    global _lines  # noqa: PLW0603 - like the library's, the setup of a process
     # What no line says need not be found out for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     vars(logging)["logAsyncioTasks"] = False
-    handler = logging.StreamHandler()
+    handler = LineWriter(sys.stderr) if is_batched else logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log.format == "json" else TextFormatter())
     logging.basicConfig(level=log.level.upper(), handlers=[handler], force=True)
+    _lines = handler if isinstance(handler, LineWriter) and log.format == "json" else None
 
 
 class JsonFormatter(logging.Formatter):
@@ -170,7 +187,7 @@ class JsonFormatter(logging.Formatter):
         line = {"time": _time(record.created), "level": record.levelname.lower(), **_fields(record)}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)[-MAX_TRACEBACK_CHARACTERS:]
-        return _encoded(line)
+        return _encoded(line).decode()
 
 
 class TextFormatter(logging.Formatter):
@@ -179,7 +196,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = _fields(record)
         event = fields.pop("event")
-        told = [f"{name}={_encoded(value)}" for name, value in fields.items() if value is not None]
+        told = [f"{name}={_encoded(value).decode()}" for name, value in fields.items() if value is not None]
         line = " ".join([_time(record.created), record.levelname, str(event), *told])
         if record.exc_info:
             # The bar keeps a line break in an exception's text from passing for the start of a new record.
@@ -215,9 +232,9 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     return fields
 
 
-def _encoded(value: object) -> str:
+def _encoded(value: object) -> bytes:
     try:
-        return msgspec.json.encode(value).decode()
+        return msgspec.json.encode(value)
     except UnicodeEncodeError:
         # What cannot be written as UTF-8 is escaped, so that no value can break the line it stands in.
-        return json.dumps(value).encode("utf-8", "backslashreplace").decode()
+        return json.dumps(value).encode("utf-8", "backslashreplace")

@@ -87,7 +87,7 @@ async def _work(end: socket.socket, listener: socket.socket, metrics_listener: s
     if not isinstance(begin, Begin):
         return 1
     live = Live(loads(begin.settings))
-    set_up_logging(live.settings.log)
+    set_up_logging(live.settings.log, is_batched=True)
     metrics = Metrics()
     worker = Worker(channel, begin.index, live, metrics)
     app = create_app(live, metrics=metrics)
@@ -210,7 +210,7 @@ class Worker:
         self._live.settings, self._live.generation = new, generation
         self._prepared = None
         if new.log != old.log:
-            set_up_logging(new.log)
+            set_up_logging(new.log, is_batched=True)
 
     def _accept(self) -> None:
         self._acceptor.begin()
