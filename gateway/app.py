@@ -3,11 +3,10 @@
 Invariant: whatever is answered, by a route or by a middleware, passes CORS and the record on its way out.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.middleware import Middleware
-from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
@@ -16,7 +15,7 @@ from config.reload import Live
 from gateway import wiring
 from gateway.endpoints import flags, ops
 from gateway.endpoints.methods import Methods
-from gateway.errors import NotFound, reject
+from gateway.errors import NotFound
 from gateway.metrics import Metrics
 from gateway.middleware.admission import Admission
 from gateway.middleware.body_limit import LimitBody
@@ -27,8 +26,6 @@ from gateway.middleware.rate_limit import LimitRate
 from gateway.middleware.record import RecordRequests
 from gateway.middleware.wire_guard import WireGuard
 from gateway.ports import Clock, SystemClock
-
-EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 _FLAGS = Methods(GET=flags.minimal, HEAD=flags.head, POST=flags.evaluate)
 
@@ -92,18 +89,3 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
         await WebSocketClose()(scope, receive, send)
         return
     raise NotFound
-
-
-class MetricsApp:
-    """GET /metrics for Prometheus, on a listener of its own; `render` says what it reads."""
-
-    def __init__(self, render: Callable[[], Awaitable[bytes]]) -> None:
-        self._render = render
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD"):
-            await Response(await self._render(), media_type=EXPOSITION)(scope, receive, send)
-        elif scope["type"] == "http":
-            await reject(send, NotFound())
-        else:
-            await _not_found(scope, receive, send)

@@ -103,9 +103,8 @@ async def open_services(
         metrics.at_scrape(lambda: metrics.override_writes_queued.set(overrides.queued))
         metrics.at_scrape(lambda: metrics.tasks.set(len(asyncio.all_tasks())))
         flags = FlagService(snapshots, facts, overrides, clock, metrics)
-        yield Services(
-            live=live, metrics=metrics, snapshots=snapshots, flags=flags, limits=LimitService(live, clock, metrics)
-        )
+        limits = LimitService(live, clock, metrics, await _open_fleet(opened, settings, guards))
+        yield Services(live=live, metrics=metrics, snapshots=snapshots, flags=flags, limits=limits)
 
 
 class _Guards:

@@ -23,7 +23,8 @@ from typing import Any, Final
 
 from config.reload import Live, loads
 from config.server import Server
-from gateway.app import MetricsApp, create_app
+from gateway.app import create_app
+from gateway.management import Management
 from gateway.metrics import Metrics
 from gateway.middleware.admission import Admission
 from gateway.ports import Deadline, SystemClock
@@ -147,7 +148,7 @@ class Worker:
         if metrics_listener is not None:
             connections = Connections(self._server, now)
             engine = make_engine(
-                self._engine.name, Serving(MetricsApp(self._all_metrics), {}, connections, self._server)
+                self._engine.name, Serving(Management(self._live, self._all_metrics), {}, connections, self._server)
             )
             acceptor = Acceptor(metrics_listener, engine.make_protocol, connections, lambda: METRICS_CONNECTIONS)
             self._aside = acceptor, connections, engine

@@ -8,8 +8,7 @@ import logging
 from math import ceil
 from typing import Protocol
 
-from config.edge import Limits
-from config.networks import Networks
+from config.edge import Limits, Proxies
 from config.rates import Rates
 from config.reload import Live
 from gateway.client import Client
@@ -35,7 +34,7 @@ class LimitService:
         self._metrics = metrics
         self._fleet = fleet
         self._settings = live.settings.limits
-        self._trusted = live.settings.proxies.trusted
+        self._proxies = live.settings.proxies
         self._local = LocalLimiter(clock, self._settings.max_keys, warn_ratio=self._settings.warn_ratio)
         self._watch = LimitWatch(clock)
         self._told: set[Suspicion] = set()
@@ -59,7 +58,7 @@ class LimitService:
         limits = record.settings.limits
         if limits.mode == "off":
             return
-        self._keep_up(limits, record.settings.proxies.trusted)
+        self._keep_up(limits, record.settings.proxies)
         own = limits.routes.get(route)
         key, rates = ("a:" + client.bucket, limits.address) if own is None else (f"{route}:{client.bucket}", own)
         decision = await self._decide(key, rates, limits)
@@ -88,7 +87,9 @@ class LimitService:
 
     async def _decide(self, key: str, rates: Rates, limits: Limits) -> Decision:
         decision = self._local.check(key, rates)
-        if self._fleet is None or not limits.is_fleet_wide or decision.outcome is Outcome.DENY or not rates:
+        if self._fleet is None or not limits.is_fleet_wide or not rates:
+            return decision
+        if decision.outcome is Outcome.DENY and limits.on_failure != "allow":
             return decision
         decided = await self._fleet.check(key, rates)
         if decided is not None:
@@ -111,14 +112,15 @@ class LimitService:
             reset_s, retry_after_s = ceil(decision.reset_s), max(1, ceil(decision.retry_after_s))
             raise RateLimited(decision.limit, decision.remaining, reset_s, retry_after_s)
 
-    def _keep_up(self, limits: Limits, trusted: Networks) -> None:
+    def _keep_up(self, limits: Limits, proxies: Proxies) -> None:
         """Follow a reload of the settings."""
         if limits is not self._settings:
             self._settings = limits
             self._local.max_keys, self._local.warn_ratio = limits.max_keys, limits.warn_ratio
-        if trusted is not self._trusted:
-            self._trusted = trusted
-            self._watch.reset()
+        if proxies is not self._proxies:
+            if proxies != self._proxies:
+                self._watch.reset()
+            self._proxies = proxies
 
     def _measure(self) -> None:
         self._metrics.limiter_keys.set(len(self._local))

@@ -288,13 +288,13 @@ def test_render__settings__align_their_origins() -> None:
     lines = render(load(None, {"FLAGSTONE__LOG__LEVEL": "debug"}, ['server.host=a"b'])).splitlines()
     assert lines[:3] == [
         "[server]",
-        'host = "a\\"b"                     # --set',
-        "port = 8000                       # default",
+        'host = "a\\"b"                         # --set',
+        "port = 8000                              # default",
     ]
     assert lines[-3:] == [
         "[log]",
-        'level = "debug"                   # environment FLAGSTONE__LOG__LEVEL',
-        'format = "json"                   # default',
+        'level = "debug"                       # environment FLAGSTONE__LOG__LEVEL',
+        'format = "json"                       # default',
     ]
     assert len({line.index("#") for line in lines if "#" in line}) == 1
 

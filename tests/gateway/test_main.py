@@ -192,7 +192,7 @@ def test_check__settings__are_shown_with_their_origins(run: Run) -> None:
     exit_code, told, _ = run("check", "--set", "server.port=9000")
     assert exit_code == 0
     assert next(line for line in told.splitlines() if line.startswith("port = ")).split("#") == [
-        f"{'port = 9000':<34}",
+        f"{'port = 9000':<38}",
         " --set",
     ]
 

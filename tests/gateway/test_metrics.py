@@ -1,8 +1,7 @@
 """Metrics: closed sets of labels, a scrape that survives, and a listener of its own."""
 
-import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -10,7 +9,6 @@ import pytest
 
 from config.reload import Live
 from config.settings import Settings
-from gateway.app import MetricsApp
 from gateway.metrics import Metrics, Phase
 from gateway.middleware.record import RecordRequests
 from tests.conftest import ServerProcess
@@ -21,15 +19,6 @@ from tests.gateway.serving import one_project, serving
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics()
-
-
-def rendering(metrics: Metrics) -> Callable[[], Awaitable[bytes]]:
-    """Their text, as a listener asks for it."""
-
-    async def render() -> bytes:
-        return metrics.render()
-
-    return render
 
 
 def shown(metrics: Metrics, start: str) -> list[str]:
@@ -110,29 +99,6 @@ async def test_answer__phases__are_all_observed() -> None:
         async with serving(one_project()) as client:
             await client.ask()
     assert sorted(seen) == sorted(Phase)
-
-
-async def test_metrics_app__other_paths_and_methods__are_not_found(metrics: Metrics) -> None:
-    """The listener for metrics serves nothing else."""
-    transport = httpx.ASGITransport(MetricsApp(rendering(metrics)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://metrics") as client:
-        answers = [
-            await client.request(method, path)
-            for method, path in (("GET", "/metrics"), ("HEAD", "/metrics"), ("POST", "/metrics"), ("GET", "/flags"))
-        ]
-    assert [answer.status_code for answer in answers] == [200, 200, 404, 404]
-    assert answers[0].headers["content-type"].startswith("text/plain; version=0.0.4")
-
-
-async def test_metrics_app__websocket__is_closed(metrics: Metrics) -> None:
-    """Nothing but HTTP is spoken there."""
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await MetricsApp(rendering(metrics))({"type": "websocket"}, asyncio.sleep, send)  # type: ignore[arg-type]
-    assert sent[0]["type"] == "websocket.close"
 
 
 @pytest.mark.parametrize("is_enabled", ["true", "false"])
