@@ -7,7 +7,7 @@ COPY config config
 COPY evaluator evaluator
 COPY gateway gateway
 # Compiled here (as pip does), for the root file system may be read-only later.
-RUN /opt/flagstone/bin/pip install --no-cache-dir --constraint deploy/constraints.txt .
+RUN /opt/flagstone/bin/pip install --no-cache-dir --constraint deploy/constraints.txt '.[fast]'
 
 FROM python:3.13-slim
 COPY --from=build /opt/flagstone /opt/flagstone
@@ -19,7 +19,8 @@ ENV PATH=/opt/flagstone/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     FLAGSTONE__SERVER__HOST=0.0.0.0 \
     FLAGSTONE__METRICS__HOST=0.0.0.0 \
-    FLAGSTONE__STORE__URL=sqlite:/data/flagstone.sqlite3
+    FLAGSTONE__STORE__URL=sqlite:/data/flagstone.sqlite3 \
+    FLAGSTONE__SERVER__CONTROL_PATH=/data/flagstone.sock
 WORKDIR /data
 USER 10001:10001
 # 8001 has the metrics: for the network inside only.

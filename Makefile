@@ -39,6 +39,7 @@ check: lint test ## Do everything that CI does
 bench: $(VENV)/.develops $(SERVERS) ## Run the benchmarks
 	$(BIN)/python -m bench.evaluation
 	$(BIN)/python -m bench.startup
+	$(BIN)/python -m bench.gateway
 
 soak: $(VENV)/.develops $(SERVERS) ## Ten minutes of load with random faults of the backends
 	$(BIN)/python -m bench.soak
@@ -55,7 +56,7 @@ clean: ## Remove .venv and everything the tools have left behind
 
 $(VENV)/.runs: $(PINS) | $(BIN)/python
 	@echo "Installing flagstone into $(VENV)"
-	@$(INSTALL) --editable . && touch $@
+	@$(INSTALL) --editable '.[fast]' && touch $@
 
 $(VENV)/.develops: $(PINS) | $(BIN)/python
 	@echo "Installing flagstone and its development tools into $(VENV)"

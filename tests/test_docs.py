@@ -13,6 +13,7 @@ from gateway.app import ROUTES
 from gateway.endpoints.methods import Methods
 from gateway.errors import BadRequest, GatewayError
 from gateway.metrics import Metrics
+from gateway.server.tally import Tally
 
 DOCS = Path(__file__).parents[1] / "docs"
 ENDPOINTS = (DOCS / "endpoints.md").read_text(encoding="utf-8")
@@ -65,7 +66,8 @@ def test_metrics_document__its_rows__are_the_metrics() -> None:
             name, kind, labels = (cell.strip() for cell in row.split("|")[1:4])
             described[name.strip("`")] = (kind, tuple(part.strip(" `") for part in labels.split(",") if part.strip()))
     families = {
-        name + "_total" * (kind == "counter"): (kind, labels) for name, (kind, labels) in Metrics().families().items()
+        name + "_total" * (kind == "counter"): (kind, labels)
+        for name, (kind, labels) in (Metrics().families() | Tally().families()).items()
     }
     assert described == families
 

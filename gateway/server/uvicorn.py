@@ -16,7 +16,7 @@ from gateway.server.connections import Connection
 from gateway.server.engines import Serving
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Beyond what the wire guard takes, so that it is the one to answer; this is for heads that never end."""
+"""Beyond what the wire guard takes, so that it is the one to answer; this is for heads and trailers that never end."""
 MAX_PIPELINED: Final = 32
 """Requests sent ahead on one connection; honest clients send none."""
 
@@ -55,7 +55,7 @@ class _Protocol(HttpToolsProtocol):
     def __init__(self, config: Config, state: ServerState, serving: Serving) -> None:
         super().__init__(config, state, serving.state, asyncio.get_running_loop())  # type: ignore[arg-type]
         self._serving = serving
-        self._head_bytes = 0
+        self._head_bytes = 0  # That are neither of a body nor of a complete head.
         self._is_in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -66,14 +66,19 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self.connection.closed()
 
+    def shutdown(self) -> None:
+        # The engine's own closes idle connections at once, though a request may be on its way on them.
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        self._head_bytes += len(data)
         if self._is_in_head:
-            self._head_bytes += len(data)
             self.connection.head_began()
         super().data_received(data)
-        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES:
             self.transport.write(_TOO_LARGE)
             self.transport.close()
 
@@ -90,6 +95,12 @@ class _Protocol(HttpToolsProtocol):
         if self.connection.is_used_up(self._serving.server().max_requests_per_connection):
             self.scope["state"]["is_last"] = True
         super().on_headers_complete()
+        # The parser hands over trailers like headers: they must not become some, as what a proxy has added comes last.
+        self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

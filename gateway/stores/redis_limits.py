@@ -33,7 +33,7 @@ class RedisLimiter:
         self._client: Any = connect(settings)
         # Its own default client does not work with these releases, and knows nothing of our bounds.
         storage = RedisStorage(
-            "async+redis://given-by-the-pool",
+            "async+redis://",  # Whose address is known to the pool.
             implementation="redispy",
             key_prefix=KEYS,
             connection_pool=self._client.connection_pool,

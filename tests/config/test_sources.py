@@ -286,16 +286,9 @@ def test_load__variable_and_secret_file_for_one_setting__is_a_problem(tmp_path: 
 def test_render__settings__align_their_origins() -> None:
     """A person sees every setting in force and where it came from."""
     lines = render(load(None, {"FLAGSTONE__LOG__LEVEL": "debug"}, ['server.host=a"b'])).splitlines()
-    assert lines[:3] == [
-        "[server]",
-        'host = "a\\"b"                         # --set',
-        "port = 8000                              # default",
-    ]
-    assert lines[-3:] == [
-        "[log]",
-        'level = "debug"                       # environment FLAGSTONE__LOG__LEVEL',
-        'format = "json"                       # default',
-    ]
+    told = [" ".join(line.split()) for line in lines]
+    assert told[:3] == ["[server]", 'host = "a\\"b" # --set', "port = 8000 # default"]
+    assert told[-3:] == ["[log]", 'level = "debug" # environment FLAGSTONE__LOG__LEVEL', 'format = "json" # default']
     assert len({line.index("#") for line in lines if "#" in line}) == 1
 
 

@@ -191,10 +191,9 @@ def test_check__settings__are_shown_with_their_origins(run: Run) -> None:
     """What is in force can be read, with where each value came from."""
     exit_code, told, _ = run("check", "--set", "server.port=9000")
     assert exit_code == 0
-    assert next(line for line in told.splitlines() if line.startswith("port = ")).split("#") == [
-        f"{'port = 9000':<38}",
-        " --set",
-    ]
+    assert " ".join(next(line for line in told.splitlines() if line.startswith("port = ")).split()) == (
+        "port = 9000 # --set"
+    )
 
 
 def test_check__problems__are_all_listed(run: Run) -> None:

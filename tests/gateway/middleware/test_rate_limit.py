@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from config.edge import Limits
+from config.edge import Limits, Proxies
+from config.networks import Networks
 from config.rates import Rates, RateTable
 from config.settings import Settings
 from gateway.middleware.rate_limit import EXEMPT
@@ -20,8 +21,10 @@ REFUSAL = {"type": "validation_error", "code": "rate_limit_exceeded", "detail": 
 
 @asynccontextmanager
 async def limited(clock: FakeClock | None = None, **limits: Any) -> AsyncIterator[Client]:
-    """A client of the app under these limits."""
-    async with serving(one_project(), Settings(limits=Limits(**limits)), clock) as client:
+    """A client of the app under these limits, somewhere on the internet and behind a balancer that is trusted."""
+    settings = Settings(limits=Limits(**limits), proxies=Proxies(trusted=Networks("127.0.0.1")))
+    async with serving(one_project(), settings, clock) as client:
+        client.headers["x-forwarded-for"] = "203.0.113.9"
         yield client
 
 
@@ -100,7 +103,8 @@ async def test_limit__of_a_token__is_not_used_up_by_requests_that_name_none() ->
 
 async def test_suspended__balancer_is_not_trusted__readiness_says_what_to_set() -> None:
     """proxies.trusted: while it lacks the balancer, the service is ready, with a warning that names both."""
-    async with limited(address=Rates("1/minute")) as client:
+    settings = Settings(limits=Limits(address=Rates("1/minute")))
+    async with serving(one_project(), settings) as client:
         assert (await client.get("/_readiness")).json() == {"status": "ready"}
         for _ in range(20):
             answer = await client.post("/flags", headers={"x-forwarded-for": "203.0.113.9"})

@@ -293,7 +293,7 @@ async def test_suspended__amid_a_public_flood__stays_so_for_the_balancer_alone()
     """Whoever floods from outside is limited throughout, and does not outnumber those that a balancer hides."""
     door = Door()
     for _ in range(10):
-        assert await door.come_often(50, BALANCER) == 50
+        assert await door.come_often(200, BALANCER) == 200
         assert await door.come_often(500) <= 11
         door.clock.advance(6)
     assert [suspicion.reason.value for suspicion in door.service.suspicions()] == ["one_internal_address"]
