@@ -96,11 +96,13 @@ class RequestRecord:
         method: str,
         path: str,
         user_agent: str,
-    ):
+        arrived_at: float | None = None,
+    ) -> None:
+        now = clock.monotonic()
         self._clock = clock
         self.settings = settings
-        self._arrived_at = clock.monotonic()
-        self.deadline = Deadline(clock, budget_s)
+        self._arrived_at = now if arrived_at is None else arrived_at
+        self.deadline = Deadline(clock, self._arrived_at + budget_s - now)
         self.request_id = request_id
         self.method = method
         self.path = path

@@ -13,7 +13,7 @@ from config.sources import Loaded, load
 from gateway.commands import CommandFailed
 from gateway.server.control import controlled
 from gateway.server.engines import name_of_engine
-from gateway.server.listener import CannotServe, bind, url_of
+from gateway.server.listener import CannotServe, bind, tls_context, url_of
 from gateway.server.supervisor import Supervisor
 from gateway.telemetry import log_event, set_up_logging
 
@@ -40,6 +40,7 @@ def run(loaded: Loaded, args: Namespace) -> int:
     scheme = "https" if server.tls_certificate else "http"
     try:
         engine = name_of_engine(server)
+        tls_context(server)
         listener = bind(server.host, server.port, server.backlog)
         url = url_of(listener, scheme)
         aside = bind(metrics.host, metrics.port, METRICS_BACKLOG) if metrics.is_enabled else None

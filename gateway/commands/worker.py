@@ -2,8 +2,13 @@
 
 from argparse import Namespace
 
+from gateway.commands import CommandFailed
 from gateway.server import worker
+from gateway.server.listener import CannotServe
 
 
 def run(args: Namespace) -> int:
-    return worker.run(*args.descriptors)
+    try:
+        return worker.run(*args.descriptors)
+    except CannotServe as error:
+        raise CommandFailed(str(error)) from None

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from config.reload import Live
 from gateway.metrics import Metrics
 from gateway.ports import Clock
+from gateway.resilience.gate import Ticket
 from gateway.telemetry import RequestRecord
 
 MAX_DIGITS: Final = 9
@@ -43,6 +44,8 @@ class RecordRequests:
             return
         headers = dict(scope["headers"])
         settings = self._live.settings  # Once, so that a reload cannot split a request.
+        state = scope.setdefault("state", {})
+        ticket: Ticket | None = state.get("ticket")
         record = RequestRecord(
             self._clock,
             settings,
@@ -51,8 +54,8 @@ class RecordRequests:
             method=scope["method"],
             path=scope["path"],
             user_agent=headers.get(b"user-agent", b"").decode("latin-1"),
+            arrived_at=None if ticket is None else ticket.placed_at,
         )
-        state = scope.setdefault("state", {})
         state["record"], state["headers"] = record, headers
         id_header = (b"x-request-id", record.request_id.encode())
 

@@ -60,8 +60,9 @@ class Acceptor:
             await asyncio.wait(self._starting, timeout=HANDSHAKE_TIMEOUT_S)
 
     def _resume(self) -> None:
-        if not self._is_listening and not self._is_closed and self._has_room():
+        if not self._is_listening and not self._is_closed and (self._has_room() or self._connections.idle):
             self._is_listening = True
+            self._connections.is_full = False
             self._loop.add_reader(self._listener.fileno(), self._on_ready)
 
     def _pause(self) -> None:
@@ -76,6 +77,7 @@ class Acceptor:
         for _ in range(AT_ONCE):
             if not (self._has_room() or self._connections.make_room()):
                 self._pause()
+                self._connections.is_full = True
                 return
             if not self._accept_one():
                 return

@@ -152,9 +152,12 @@ class WorkerEnd(_Channel):
 
 class SupervisorEnd(_Channel):
     async def receive(self) -> FromWorker | None:
-        """The next message; None once the worker is gone."""
+        """The next message; None once the worker is gone, or says what cannot be understood."""
         raw = await self._receive()
-        return None if raw is None else _decode_from_worker.decode(raw)
+        try:
+            return None if raw is None else _decode_from_worker.decode(raw)
+        except msgspec.DecodeError:
+            return None
 
 
 async def worker_end(end: socket.socket) -> WorkerEnd:

@@ -79,7 +79,7 @@ class Connection:
 
 
 class Connections:
-    """All of them. `on_ended` is told why one was ended here; `on_room` that one is gone, so accepting can go on."""
+    """All of them. `on_ended` is told why one was ended here; `on_room` that there is room again."""
 
     def __init__(
         self, server: Callable[[], Server], now: Callable[[], float], on_ended: Callable[[str], None] = lambda _: None
@@ -89,6 +89,7 @@ class Connections:
         self.now = now
         self._all: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
+        self.is_full = False
         self.on_room: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
@@ -113,6 +114,8 @@ class Connections:
     def became_idle(self, connection: Connection) -> None:
         if connection in self._all:
             self._idle[connection] = None
+            if self.is_full:
+                self.on_room()
 
     def closed(self, connection: Connection) -> None:
         self._all.discard(connection)

@@ -1,11 +1,14 @@
-"""Sockets that listen: bound in the supervisor, so that a failure is told before anything else is opened.
+"""Sockets that listen, and TLS: tried out in the supervisor, so that a failure is told before all else is opened.
 
 Accepting is in acceptor.py. Invariant: a bound socket listens already; connections made before anybody accepts wait.
 """
 
 import errno
 import socket
+import ssl
 from typing import Final
+
+from config.server import Server
 
 _BIND_ERRORS: Final = {
     errno.EADDRINUSE: "another process is using this port",
@@ -45,3 +48,20 @@ def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """The address to reach the listener at; with port 0 configured, this has the real port."""
     host, port = listener.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
+
+
+def tls_context(server: Server) -> ssl.SSLContext | None:
+    """What TLS is spoken with; None without. Raises CannotServe when its files are of no use."""
+    if not server.tls_certificate:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    try:
+        # An encrypted key must not ask whoever sits at the terminal.
+        context.load_cert_chain(server.tls_certificate, server.tls_key, lambda: "")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CannotServe(
+            f"Cannot speak TLS with server.tls_certificate {server.tls_certificate} and its key: {why}"
+        ) from None
+    return context

@@ -125,7 +125,12 @@ class Supervisor:
         """Do this meanwhile."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log_event("task_crashed", logging.ERROR, exception=error)
 
     def stop(self, has_lame_duck: bool = True) -> None:
         """Stop in order; told twice, without waiting for anybody."""
@@ -191,9 +196,18 @@ class Supervisor:
                 self._give_up()
                 return
         self._crashes = 0 if child.age_s() > STEADY_S else self._crashes + 1
+        await self._refill()
+
+    async def _refill(self) -> None:
+        """Start what is lacking, after a pause that grows with the number of failures."""
         await self._pause(self._crashes)
-        if not self._stop.is_set() and self._lacking():
-            await self._start()
+        while not self._stop.is_set() and self._lacking():
+            try:
+                await self._start()
+            except OSError as error:  # The system has no room for a process now.
+                log_event("worker_not_started", logging.ERROR, reason=error.strerror)
+                self._crashes += 1
+                await self._pause(self._crashes)
 
     def _lacking(self) -> bool:
         return sum(it.state is not State.LEAVING for it in self.children.values()) < self.settings.server.workers

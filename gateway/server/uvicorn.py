@@ -55,7 +55,7 @@ class _Protocol(HttpToolsProtocol):
     def __init__(self, config: Config, state: ServerState, serving: Serving) -> None:
         super().__init__(config, state, serving.state, asyncio.get_running_loop())  # type: ignore[arg-type]
         self._serving = serving
-        self._head_bytes = 0  # That are neither of a body nor of a complete head.
+        self._head_bytes = 0  # Since a head or a piece of a body was complete.
         self._is_in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -79,7 +79,8 @@ class _Protocol(HttpToolsProtocol):
             self.connection.head_began()
         super().data_received(data)
         if self._head_bytes > MAX_HEAD_BYTES:
-            self.transport.write(_TOO_LARGE)
+            if self._is_in_head and (self.cycle is None or self.cycle.response_complete):
+                self.transport.write(_TOO_LARGE)  # Else it would be taken for the answer to an earlier request.
             self.transport.close()
 
     def on_message_begin(self) -> None:
@@ -89,6 +90,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        self._head_bytes = 0
         self.connection.request_began()
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many requests sent ahead")

@@ -13,7 +13,6 @@ import random
 import resource
 import signal
 import socket
-import ssl
 from collections.abc import Coroutine
 from contextlib import suppress
 from itertools import count
@@ -54,6 +53,7 @@ from gateway.server.connections import SWEEP_S, Connections
 from gateway.server.engines import Engine, Serving, make_engine, name_of_engine, new_event_loop
 from gateway.server.exposition import merged
 from gateway.server.lifespan import running
+from gateway.server.listener import tls_context
 from gateway.server.requests import InFlight
 from gateway.services.snapshots import SnapshotService
 from gateway.telemetry import log_event, set_up_logging
@@ -140,7 +140,7 @@ class Worker:
             self._engine.make_protocol,
             self._connections,
             lambda: min(self._server().max_connections, most),
-            _tls(server),
+            tls_context(server),
         )
         self._state = state
         self._metrics.at_scrape(self._measure)
@@ -298,7 +298,13 @@ class Worker:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Without its sweep, this process is soon ended by the watchdog, and replaced.
+            log_event("task_crashed", logging.ERROR, exception=error)
 
     async def _all_metrics(self) -> bytes:
         """The metrics of every process; of those that answer in time."""
@@ -337,12 +343,3 @@ def _descriptors() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     return 1 << 20 if soft == resource.RLIM_INFINITY else soft
-
-
-def _tls(server: Server) -> ssl.SSLContext | None:
-    if not server.tls_certificate:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    context.load_cert_chain(server.tls_certificate, server.tls_key)
-    return context

@@ -11,14 +11,14 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import mmh3
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from config.backends import Redis
 from gateway.errors import StoreTimeout, StoreUnavailable
 from gateway.ports import Definitions
 from gateway.stores.envelope import Corrupt, pack, unpack
-from gateway.stores.redis_client import CHANNEL, PREFIX, close, connect, digest
+from gateway.stores.redis_client import CHANNEL, LOST, PREFIX, close, connect, digest
 from gateway.telemetry import log_event
 
 OLD_VERSION_TTL_S: Final = 60
@@ -111,7 +111,7 @@ class RedisCache:
         except ResponseError as error:
             # Full, loading, or a replica: Redis is there and cannot serve us. No text of it holds a token.
             raise StoreUnavailable(f"redis: {error}") from None
-        except (RedisError, OSError) as error:
+        except LOST as error:
             raise StoreUnavailable(f"redis: {type(error).__name__}") from error
 
 

@@ -25,6 +25,8 @@ PREFIX: Final = "flagstone:1:"
 CHANNEL: Final = PREFIX + "changes"
 SENTINEL_PORT: Final = 26_379
 CLOSE_TIMEOUT_S: Final = 1.0
+LOST: Final = (RedisError, OSError, RuntimeError)
+"""What a call raises without a server. The last is uvloop's, for a connection that closed just before it was used."""
 KEEP_ALIVE_S: Final = 10.0
 """How long a feed may be silent before the connection is asked whether it is still there."""
 
@@ -73,7 +75,7 @@ def _behind_sentinel(url: str, bounds: dict[str, Any]) -> Any:
 
 async def close(client: Any) -> None:
     """Let go of all connections, within a bounded time."""
-    with suppress(TimeoutError, RedisError, OSError):
+    with suppress(TimeoutError, *LOST):
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await client.aclose()
             manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
@@ -105,7 +107,7 @@ class RedisFeed:
                     await listening.ping()
                     if await listening.get_message(timeout=self._settings.timeout_ms / 1000 * 4) is None:
                         raise StoreUnavailable("redis: the feed's connection does not answer")
-        except (RedisError, OSError) as error:
+        except LOST as error:
             raise StoreUnavailable(f"redis: {type(error).__name__}") from error
         finally:
             await close(client)

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from config.backends import Redis
@@ -17,7 +16,7 @@ from config.rates import Rates
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
 from gateway.resilience.gcra import ALLOW, Decision, Outcome
 from gateway.resilience.guard import Guard
-from gateway.stores.redis_client import PREFIX, close, connect, digest
+from gateway.stores.redis_client import LOST, PREFIX, close, connect, digest
 
 KEYS: Final = PREFIX + "limits:sliding"
 """The strategy is part of it: another one could not read these keys."""
@@ -65,6 +64,6 @@ class RedisLimiter:
                     return Decision(Outcome.DENY, item.amount, stats.remaining, reset_s, reset_s)
         except RedisTimeout as error:
             raise StoreTimeout("redis: no answer in time") from error
-        except (RedisError, OSError) as error:
+        except LOST as error:
             raise StoreUnavailable(f"redis: {type(error).__name__}") from error
         return ALLOW
