@@ -58,10 +58,10 @@ def create_app(
     middleware = [
         Middleware(RecordRequests, live, clock, metrics),
         Middleware(AllowOrigins),
+        Middleware(ErrorBoundary),
         Middleware(WireGuard),
         Middleware(FindClient),
         Middleware(LimitRate),
-        Middleware(ErrorBoundary),
         Middleware(LimitBody),
     ]
     # Not a Starlette application: it stands outside all middleware and would answer a crash without CORS. Redirects
