@@ -8,7 +8,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import cors_headers
 
-EXPOSED = ("x-posthog-rate-limit-warning", "x-request-id", "x-flagstone-snapshot", "x-flagstone-degraded")
+EXPOSED = (
+    "x-posthog-rate-limit-warning", "x-request-id", "x-flagstone-snapshot", "x-flagstone-degraded", "retry-after",
+    "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset",
+)  # fmt: skip
 _VARY = (b"vary", b"Origin")
 _EXPOSE = (b"access-control-expose-headers", ", ".join(EXPOSED).encode())
 

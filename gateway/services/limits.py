@@ -61,17 +61,19 @@ class LimitService:
         self._keep_up(limits, record.settings.proxies)
         own = limits.routes.get(route)
         key, rates = ("a:" + client.bucket, limits.address) if own is None else (f"{route}:{client.bucket}", own)
-        decision = await self._decide(key, rates, limits)
+        decision = await self._decide(key, rates, limits, record)
         is_denied = decision.outcome is Outcome.DENY
         origin, is_internal = client.origin, client.origin.is_internal or client.is_trusted
         # A flood that is denied must not outnumber those that a misconfigured balancer hides.
         if is_internal or not is_denied:
             self._watch.observe(origin.address, is_internal, client.is_unproven, client.is_trusted)
-        if is_denied and is_internal and self._watch.suspicion(origin.address, is_internal) is not None:
-            self._metrics.rate_limited("address", "suspended")
-            if not self._told:
-                self.suspicions()
-            return
+        if is_denied and is_internal:
+            suspicion = self._watch.suspicion(origin.address, is_internal)
+            if suspicion is not None:
+                self._metrics.rate_limited("address", "suspended")
+                if suspicion not in self._told:
+                    self.suspicions()
+                return
         self._judge("address", decision, limits, record)
 
     async def check_token(self, token: str, record: RequestRecord) -> None:
@@ -83,15 +85,17 @@ class LimitService:
         if rates is None:
             rates = limits.token
         if rates:
-            self._judge("token", await self._decide("t:" + token, rates, limits), limits, record)
+            self._judge("token", await self._decide("t:" + token, rates, limits, record), limits, record)
 
-    async def _decide(self, key: str, rates: Rates, limits: Limits) -> Decision:
+    async def _decide(self, key: str, rates: Rates, limits: Limits, record: RequestRecord) -> Decision:
         decision = self._local.check(key, rates)
         if self._fleet is None or not limits.is_fleet_wide or not rates:
             return decision
         if decision.outcome is Outcome.DENY and limits.on_failure != "allow":
             return decision
+        began_s = record.duration_s()
         decided = await self._fleet.check(key, rates)
+        record.waited_s += record.duration_s() - began_s
         if decided is not None:
             return decision if decided.outcome is Outcome.ALLOW else decided
         self._metrics.fleet_limit_fallbacks.inc()

@@ -72,7 +72,8 @@ async def test_app__any_answer__can_be_read_by_a_browser(
         "access-control-allow-origin": ORIGIN,
         "access-control-allow-credentials": "true",
         "access-control-expose-headers": "x-posthog-rate-limit-warning, x-request-id, "
-        "x-flagstone-snapshot, x-flagstone-degraded",
+        "x-flagstone-snapshot, x-flagstone-degraded, retry-after, "
+        "ratelimit-limit, ratelimit-remaining, ratelimit-reset",
     }
     assert "Origin" in answer.headers["vary"]
 

@@ -31,7 +31,8 @@ async def limited(clock: FakeClock | None = None, **limits: Any) -> AsyncIterato
 @pytest.mark.parametrize("limit", ["address", "token"])
 async def test_limit__exceeded__is_429_as_clients_expect_it(limit: str) -> None:
     """A denied client gets PostHog's error, how long to wait in whole seconds, and the numbers of the rate."""
-    async with limited(**{"address": Rates(""), limit: Rates("2/minute")}) as client:
+    rates: dict[str, Any] = {"address": Rates(""), limit: Rates("2/minute")}
+    async with limited(**rates) as client:
         statuses = [(await client.ask()).status_code for _ in range(2)]
         answer = await client.ask()
     assert [*statuses, answer.status_code] == [200, 200, 429]

@@ -21,7 +21,7 @@ from tests.fakes import FakeClock
 
 PUBLIC = "203.0.113.9"
 BALANCER = "10.0.0.7"
-DENIED = Decision(Outcome.DENY, limit=7, remaining=0, reset_s=3.2, retry_after_s=0.4)
+DENIED = Decision(Outcome.DENY, limit=7)
 
 
 class FakeFleet:
@@ -47,14 +47,13 @@ class Door:
 
     def reload(self, **sections: Any) -> None:
         """Put these sections in force; the others become equal ones, as in a worker that is told."""
-        kept = {"limits": Limits(**_fields(self.live.settings.limits))}
+        kept: dict[str, Any] = {"limits": Limits(**_fields(self.live.settings.limits))}
         kept["proxies"] = Proxies(**_fields(self.live.settings.proxies))
         self.live.settings = Settings(**{**kept, **sections})
 
     async def come(self, peer: str = PUBLIC, forwarded: str = "", *, route: str = "flags", token: str = "") -> str:
         """ "in", "near" for in with a warning, or "out"."""
-        settings = self.live.settings
-        record = RequestRecord(self.clock, settings, 1, request_id="", method="POST", path="/flags", user_agent="")
+        settings, record = self.live.settings, self.record()
         headers = [(settings.proxies.header.encode(), forwarded.encode())] if forwarded else []
         try:
             client = client_of(peer, headers, settings.proxies.trusted, settings.proxies.header)
@@ -68,6 +67,16 @@ class Door:
     async def come_often(self, times: int, *arguments: str, **more: Any) -> int:
         """How many of so many requests are let in."""
         return sum([await self.come(*arguments, **more) != "out" for _ in range(times)])
+
+    async def refusal(self) -> RateLimited:
+        """What one more request is refused with."""
+        with pytest.raises(RateLimited) as caught:
+            await self.service.check_address(client_of(PUBLIC, (), Networks("")), "flags", self.record())
+        return caught.value
+
+    def record(self) -> RequestRecord:
+        settings = self.live.settings
+        return RequestRecord(self.clock, settings, 1, request_id="", method="POST", path="/flags", user_agent="")
 
     def counted(self, limit: str, outcome: str) -> float:
         return self.metric(f'rate_limited_total{{limit="{limit}",outcome="{outcome}"}}')
@@ -150,21 +159,20 @@ async def test_warning__near_the_limit__is_noted(warn_ratio: float, in_silence: 
 
 
 async def test_denial__has_the_numbers_of_the_rate_that_decided_in_whole_seconds() -> None:
-    """The client learns which rate it is, and a time to wait that is not too short, and never 0."""
+    """The client learns which rate it is, and a time to wait that is not too short."""
     door = Door(address=Rates("100/second; 7/minute"))
     await door.come_often(7)
     door.clock.advance(0.5)
-    record = RequestRecord(door.clock, door.live.settings, 1, request_id="", method="", path="", user_agent="")
-    with pytest.raises(RateLimited) as caught:
-        await door.service.check_address(client_of(PUBLIC, (), Networks("")), "flags", record)
-    assert dict(caught.value.headers) == {
+    refusal = await door.refusal()
+    assert dict(refusal.headers) == {
         b"ratelimit-limit": b"7", b"ratelimit-remaining": b"0", b"ratelimit-reset": b"60",
     }  # fmt: skip
-    assert caught.value.retry_after_s == 9
-    door.clock.advance(8.07)
-    with pytest.raises(RateLimited) as caught:
-        await door.service.check_address(client_of(PUBLIC, (), Networks("")), "flags", record)
-    assert caught.value.retry_after_s == 1
+    assert refusal.retry_after_s == 9
+
+
+async def test_denial__of_a_fleet_that_names_no_time__asks_for_a_second() -> None:
+    """Nobody is told to try again at once."""
+    assert (await Door(FakeFleet(DENIED), is_fleet_wide=True).refusal()).retry_after_s == 1
 
 
 async def test_mode__shadow__only_counts() -> None:
@@ -285,7 +293,7 @@ async def test_suspended__something_else_is_reloaded__stays() -> None:
     door = Door()
     await door.come_often(50, BALANCER, PUBLIC)
     door.reload(limits=Limits(address=Rates("5/minute")))
-    assert await door.come_often(50, BALANCER, PUBLIC) == 50
+    await door.come()
     assert len(door.service.suspicions()) == 1
 
 
