@@ -1,6 +1,6 @@
 """An open-model load generator for HTTP/1.1: requests are due at the planned rate, whatever became of those before.
 
-`python -m bench.load 'http://127.0.0.1:8000/flags?v=2' --rate 1000 --flags-body phc_token`. Counting is bench.plot's.
+`python -m bench.load 'http://127.0.0.1:8000/flags?v=2' --rate 1000 --flags-body phc_token`. Counting is bench.report's.
 Latency counts from when an attempt was due, so that a stalled server cannot hide what it kept from being sent.
 Invariant: every attempt has exactly one outcome, and a run ends no later than one timeout after its schedule.
 """
@@ -12,15 +12,17 @@ import itertools
 import socket
 import sys
 import time
+from bisect import bisect
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from bench.plot import GOOD, SLOT_S, Outcome, Report, Slot, Tally, draw, progress, seen, table
+from bench.plan import LoadPlan, flags_bodies
+from bench.report import GOOD, SLOT_S, Outcome, Report, Slot, Tally, draw, progress, seen, table
 from bench.timing import machine
 
 try:
@@ -32,43 +34,6 @@ TICK_S: Final = 0.001
 UNTIL_CLOSE: Final = sys.maxsize
 PARTIAL: Final = b'"errorsWhileComputingFlags":true'
 REFUSALS: Final[dict[int, Outcome]] = {429: "limited", 503: "shed"}
-
-
-class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """`phases` are (seconds, requests per second); a rate of 0 only watches. Without bodies, requests are GET."""
-
-    url: str
-    phases: tuple[tuple[float, float], ...]
-    bodies: tuple[bytes, ...] = ()
-    headers: tuple[str, ...] = ()
-    connections: int = 256
-    max_waiting: int = 10_000
-    timeout_s: float = 3.0
-    retries: int = 0
-    retry_delay_s: float = 0.1
-    probe: str | None = None
-    """A path to GET ten times a second on a connection of its own, to see whether health is served under load."""
-
-    @property
-    def seconds(self) -> float:
-        return sum(seconds for seconds, _ in self.phases)
-
-    def due(self) -> Iterator[float]:
-        """When each request is due, in seconds from the start."""
-        begins = 0.0
-        for seconds, rate in self.phases:
-            yield from (begins + number / rate for number in range(round(seconds * rate)))
-            begins += seconds
-
-    def messages(self) -> list[bytes]:
-        """Each request that there is, ready to be written."""
-        parts = urlsplit(self.url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        lines = "\r\n".join((f"Host: {parts.netloc}", *self.headers))
-        if not self.bodies:
-            return [f"GET {target} HTTP/1.1\r\n{lines}\r\n\r\n".encode()]
-        head = f"POST {target} HTTP/1.1\r\n{lines}\r\nContent-Type: application/json\r\nContent-Length: "
-        return [head.encode() + b"%d\r\n\r\n%s" % (len(body), body) for body in self.bodies]
 
 
 def length(data: bytes | bytearray) -> int:
@@ -92,6 +57,7 @@ class Attempt(msgspec.Struct):
 
     due: float
     number: int = 0
+    sent: float | None = None
     is_open: bool = True
     line: "Line | None" = None
 
@@ -114,6 +80,7 @@ class Line(asyncio.Protocol):
     def send(self, attempt: Attempt, message: bytes) -> None:
         self._attempt = attempt
         attempt.line = self
+        attempt.sent = time.perf_counter()
         self.transport.write(message)
 
     def data_received(self, data: bytes | bytearray) -> None:
@@ -170,7 +137,8 @@ class Load:
         self._waiting: deque[Attempt] = deque()
         self._started: deque[Attempt] = deque()  # In the order in which they time out.
         self._again: deque[Attempt] = deque()
-        self.tally = Tally(watch)
+        self.tally = Tally(watch, len(plan.phases))
+        self._phase_ends = list(itertools.accumulate(seconds for seconds, _ in plan.phases))
         self.connections = self.most_connections = 0
 
     def __repr__(self) -> str:
@@ -275,6 +243,9 @@ class Load:
             outcome = "timeout"
         attempt.is_open, attempt.line = False, None
         self.tally.add(outcome, now - attempt.due, is_retry=attempt.number > 0)
+        if attempt.sent is not None:
+            phase = min(bisect(self._phase_ends, now - self._starts_at), len(self._phase_ends) - 1)
+            self.tally.phases[phase][outcome].add(now - attempt.sent)
         if outcome in GOOD or outcome == "unsent" or attempt.number >= self._plan.retries:
             return
         # None begins after the schedule, so that each has its whole timeout before the run ends.
@@ -296,17 +267,12 @@ async def run(plan: LoadPlan, watch: Callable[[Slot], None] | None = None) -> Re
     tally = load.tally
     return Report(
         url=plan.url, machine=machine(), phases=plan.phases, seconds=seconds, goodput_per_s=tally.good.count / seconds,
-        first=seen(tally.first), retried=seen(tally.retried), probe=seen(probe.tally.first),
+        first=seen(tally.first), retried=seen(tally.retried),
+        by_phase=list(map(seen, tally.phases)), probe=seen(probe.tally.first),
         statuses=dict(sorted(tally.statuses.items())), connections=load.most_connections, queued=tally.queued,
         reconnects=load.connections - load.most_connections, lateness=tally.lateness.stats(),
         own_cpu=(time.process_time() - used) / seconds, slots=tally.slots, curve=tally.good.curve(),
     )  # fmt: skip
-
-
-def flags_bodies(token: str, people: int = 1000) -> tuple[bytes, ...]:
-    """Requests for the flags of so many people."""
-    bodies = ({"token": token, "distinct_id": f"u{it}", "person_properties": {"plan": "free"}} for it in range(people))
-    return tuple(map(msgspec.json.encode, bodies))
 
 
 def main() -> None:

@@ -65,6 +65,7 @@ class Service:
             text=True,
             env={name: value for name, value in os.environ.items() if not name.startswith("FLAGSTONE__")},
         )
+        self.pid = self._process.pid
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().split()[-1]
         self._metrics_url = self._process.stdout.readline().split()[-1]

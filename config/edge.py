@@ -141,9 +141,9 @@ class Concurrency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Meta(
             ge=1,
             le=100_000,
-            description="An adaptive limit never falls below this: enough to keep the worker busy.",
+            description="An adaptive limit never falls below this: one request runs, and one is ready.",
         ),
-    ] = 8
+    ] = 2
     ceiling: Annotated[
         int,
         Meta(

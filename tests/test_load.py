@@ -14,8 +14,9 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from bench.load import LoadPlan, flags_bodies, length, run
-from bench.plot import Histogram, Report, Slot, Stats, draw, table
+from bench.load import length, run
+from bench.plan import LoadPlan, flags_bodies
+from bench.report import Histogram, Report, Slot, Stats, draw, table
 
 RATE = 200.0
 
@@ -189,7 +190,7 @@ async def test_run__retries__come_on_top_and_are_counted_apart() -> None:
         seen += 1
         peer.transport.write(answer(503 if seen <= 20 else 200))
 
-    report = await report_of(reply, phases=((0.1, 100.0), (0.3, 0.0)), retries=3, retry_delay_s=0.05)
+    report = await report_of(reply, phases=((0.1, 100.0), (1.5, 0.0)), retries=3, retry_delay_s=0.05)
     assert counts(report.first) == {"shed": 10}
     assert counts(report.retried) == {"shed": 10, "ok": 10}
     assert report.goodput_per_s * report.seconds == pytest.approx(10)
@@ -198,7 +199,7 @@ async def test_run__retries__come_on_top_and_are_counted_apart() -> None:
 
 async def test_run__retries_that_fail_too__end() -> None:
     """No request is sent more often than planned, and none after the schedule."""
-    storm = await report_of(always(answer(503)), phases=((0.1, 100.0), (0.4, 0.0)), retries=2, retry_delay_s=0.05)
+    storm = await report_of(always(answer(503)), phases=((0.1, 100.0), (1.5, 0.0)), retries=2, retry_delay_s=0.05)
     assert (counts(storm.first), counts(storm.retried)) == ({"shed": 10}, {"shed": 20})
     late = await report_of(always(answer(503)), phases=((0.1, 100.0),), retries=2, retry_delay_s=0.2)
     assert (counts(late.first), late.retried) == ({"shed": 10}, {})
@@ -210,6 +211,18 @@ async def test_run__phases__follow_one_another() -> None:
     assert report.due == 100
     by_phase = [sum(it.due for it in report.slots if round(it.at_s * 10) // 2 == phase) for phase in range(3)]
     assert by_phase == pytest.approx([20, 80, 0], abs=20)
+
+
+async def test_run__by_phase__counts_from_when_attempts_were_sent() -> None:
+    """What the server alone took leaves out the wait for a connection, and each phase has its own."""
+
+    def reply(peer: Peer, _: bytes) -> None:
+        asyncio.get_running_loop().call_later(0.02, peer.transport.write, answer())
+
+    report = await report_of(reply, phases=((0.2, 100.0), (1.0, 0.0)), connections=1)
+    during, after = report.by_phase
+    assert during["ok"].count + after["ok"].count == 20
+    assert 20 <= after["ok"].p50_ms < report.first["ok"].p90_ms
 
 
 async def test_run__probe__has_its_own_connection_and_outcomes() -> None:

@@ -135,8 +135,10 @@ class Admission:
         }
 
     def _follow(self, settings: Concurrency) -> None:
-        """Put a reload in force; what is under way stays."""
-        self._settings = settings
+        """Put a reload in force; what is under way stays, and so does what was learned unless it was about this."""
+        is_same, self._settings = settings == self._settings, settings
+        if is_same:
+            return
         for name, limit in self._limits(settings).items():
             gate = self.gates[name]
             gate.limit, gate.max_queued, gate.max_wait_s = limit, settings.max_queued, settings.max_wait_ms / 1000

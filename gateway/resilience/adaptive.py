@@ -16,6 +16,11 @@ MIN_SAMPLES: Final = 10
 CROWD: Final = 6.0
 """Requests that may want the core at once: one has it, and with so many behind it chance rarely lets it idle, while
 nobody waits longer than six others take."""
+CROWD_S: Final = 0.008
+"""The most that those may take together, with dear requests: one turn of the event loop, before which nobody is refused
+and health is not answered."""
+MIN_CROWD: Final = 2.0
+"""However dear they are: one runs, and one is ready."""
 MIN_GRADIENT: Final = 0.5
 """The least of the limit that a window can ask for."""
 SHRINK_WEIGHT: Final = 0.5
@@ -100,11 +105,13 @@ class AdaptiveLimit:
 
     def _close_window(self, now: float) -> None:
         crowd = self._own_s / (now - self._opened_at)
-        if crowd > CROWD:
-            gradient = max(MIN_GRADIENT, 1.0 - (crowd - CROWD) / self._peak)
+        # Of a core that is busy, the time between two answers is what one takes; of an idle one it does not matter.
+        allowed = min(CROWD, max(MIN_CROWD, CROWD_S * self._samples / (now - self._opened_at)))
+        if crowd > allowed:
+            gradient = max(MIN_GRADIENT, 1.0 - (crowd - allowed) / self._peak)
             self._set(self._estimate * (1.0 - SHRINK_WEIGHT * (1.0 - gradient)))
         elif self._peak * 2 >= self._estimate:  # Room that nobody asked for proves nothing about more room.
-            self._set(self._estimate + sqrt(self._estimate) * (1.0 - crowd / CROWD))
+            self._set(self._estimate + sqrt(self._estimate) * (1.0 - crowd / allowed))
         self._open_window(now)
 
     def _set(self, estimate: float) -> None:

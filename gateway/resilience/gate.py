@@ -4,12 +4,14 @@ What a refusal looks like on the wire is the middleware's. Invariant: whoever co
 in line while a slot is free, and a slot handed to somebody who has gone is handed on.
 
 The line is first come, first served while it empties now and then. While it does not, it is not a line but a backlog:
-the newest goes first, since its caller is the likeliest to be there still, and whoever has waited for half of the
-longest wait is dropped. So most of those served have hardly waited, instead of all of them nearly too long.
+the newest goes first, since its caller is the likeliest to be there still, whoever has waited for half of the longest
+wait is dropped, and only as many wait as may be inside, since refusing at once is cheaper than dropping. So most of
+those served have hardly waited, instead of all of them nearly too long.
 """
 
 import asyncio
 from collections import OrderedDict
+from math import inf
 from typing import Final, Literal
 
 from gateway.ports import Clock
@@ -59,6 +61,8 @@ class Gate:
         self._clock = clock
         self._line: OrderedDict[Ticket, None] = OrderedDict()
         self._in_line_since = 0.0
+        self._standing_at = -inf
+        """When a backlog was last seen: one that is back so soon has not been worked off."""
         self._held_s = 0.0
 
     def __repr__(self) -> str:
@@ -82,7 +86,7 @@ class Gate:
             now = self._clock.monotonic()
             return Ticket(now, now)
         longest_s = min(self.max_wait_s, deadline_s_left)
-        if self.queued >= self.max_queued:
+        if self.queued >= (min(self.max_queued, self.limit.limit) if self._is_backlog() else self.max_queued):
             self._count("full")
         elif self.expected_wait_s() >= longest_s:
             self._count("late")
@@ -98,7 +102,12 @@ class Gate:
         if ticket.turn is None:
             return
         try:
-            await ticket.turn
+            if ticket.turn.done():
+                # The slot became free before this task ran at all. If it went on at once, the whole line would run
+                # within one turn of the event loop, in which nobody is refused and health is not answered.
+                await asyncio.sleep(0)
+            else:
+                await ticket.turn
         except asyncio.CancelledError:
             self._take_out(ticket)
             self._free(ticket)
@@ -123,12 +132,15 @@ class Gate:
         self.shed[reason] += 1
         self.last_shed = reason
 
+    def _is_backlog(self) -> bool:
+        return bool(self._line) and self._clock.monotonic() - self._in_line_since > BACKLOG_AFTER_S
+
     def _place_in_line(self, longest_s: float) -> Ticket:
         loop = asyncio.get_running_loop()
         ticket = Ticket(self._clock.monotonic(), None)
         ticket.turn = loop.create_future()
         ticket.timer = loop.call_later(longest_s, self._shed, ticket, "late")
-        if not self._line:
+        if not self._line and ticket.placed_at - self._standing_at > BACKLOG_AFTER_S:
             self._in_line_since = ticket.placed_at
         self._line[ticket] = None
         return ticket
@@ -143,8 +155,9 @@ class Gate:
     def _hand_on(self) -> None:
         """Fill the free slots from the line."""
         now = self._clock.monotonic()
-        is_backlog = now - self._in_line_since > BACKLOG_AFTER_S
+        is_backlog = self._is_backlog()
         if is_backlog:
+            self._standing_at = now
             while self._line and now - (oldest := next(iter(self._line))).placed_at > self.max_wait_s / 2:
                 self._shed(oldest, "dropped")
         while self._line and self.in_flight < self.limit.limit:

@@ -14,11 +14,14 @@ from typing import Final
 from gateway.server.connections import Connections
 from gateway.telemetry import log_event
 
-AT_ONCE: Final = 16
-"""Connections taken per turn: few, so that workers that share a listener also share a rush."""
+AT_ONCE: Final = 64
+"""Connections taken per turn: not all, so that workers that share a listener also share a rush; but more than may come
+in a turn of an overload, or the backlog fills with clients that have given up, and nobody else is ever served."""
 PAUSE_S: Final = 0.5
 """After the system has refused one, as when it has no more descriptors."""
 HANDSHAKE_TIMEOUT_S: Final = 10.0
+GOODBYE_TIMEOUT_S: Final = 1.0
+"""For a client to agree to the end of TLS. Until then it has a descriptor, though it is no longer counted."""
 _GONE: Final = {errno.ECONNABORTED, errno.EPROTO, errno.EINTR}
 
 
@@ -37,7 +40,7 @@ class Acceptor:
         self._max_connections = max_connections
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self._starting: set[asyncio.Task[None]] = set()
+        self._starting: dict[asyncio.Task[None], None] = {}
         self._is_listening = False
         self._is_closed = False
         connections.on_room = self._resume
@@ -73,9 +76,18 @@ class Acceptor:
     def _has_room(self) -> bool:
         return len(self._connections) + len(self._starting) < self._max_connections()
 
+    def _give_up_handshake(self) -> bool:
+        """End the one that takes longest; False when there is none. They too would keep everybody else out."""
+        oldest = next(iter(self._starting), None) if self._tls else None
+        if oldest is None:
+            return False
+        del self._starting[oldest]
+        oldest.cancel()
+        return True
+
     def _on_ready(self) -> None:
         for _ in range(AT_ONCE):
-            if not (self._has_room() or self._connections.make_room()):
+            if not (self._has_room() or self._connections.make_room() or self._give_up_handshake()):
                 self._pause()
                 self._connections.is_full = True
                 return
@@ -97,19 +109,23 @@ class Acceptor:
             return False
         accepted.setblocking(False)
         task = self._loop.create_task(self._start(accepted))
-        self._starting.add(task)
+        self._starting[task] = None
         task.add_done_callback(self._started)
         return True
 
     async def _start(self, accepted: socket.socket) -> None:
-        handshake_s = HANDSHAKE_TIMEOUT_S if self._tls else None
+        handshake_s, goodbye_s = (HANDSHAKE_TIMEOUT_S, GOODBYE_TIMEOUT_S) if self._tls else (None, None)
         try:
             await self._loop.connect_accepted_socket(
-                self._make_protocol, accepted, ssl=self._tls, ssl_handshake_timeout=handshake_s
+                self._make_protocol,
+                accepted,
+                ssl=self._tls,
+                ssl_handshake_timeout=handshake_s,
+                ssl_shutdown_timeout=goodbye_s,
             )
         except (OSError, ssl.SSLError):
             accepted.close()  # Whoever it was has gone, or speaks no TLS.
 
     def _started(self, task: asyncio.Task[None]) -> None:
-        self._starting.discard(task)
+        self._starting.pop(task, None)
         self._resume()

@@ -91,6 +91,8 @@ class Child:
 
     async def ask(self, message: Prepare | Commit, within_s: float) -> Any:
         """Its answer; None without one in time."""
+        if self._is_gone.is_set():
+            return None
         self._asked = asyncio.get_running_loop().create_future()
         self.send(message)
         await asyncio.wait({self._asked}, timeout=within_s)

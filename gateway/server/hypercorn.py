@@ -13,6 +13,7 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
+from priority.priority import TooManyStreamsError
 
 from gateway.server.connections import Connection
 from gateway.server.engines import Serving
@@ -61,10 +62,16 @@ class HypercornEngine:
                 self._app, self._loop, self._config, self._context, self._serving.state, reader, writer, connection
             )
         except Exception as error:
-            log_event("connection_crashed", logging.ERROR, exception=error)
+            if not _is_clients_doing(error):
+                log_event("connection_crashed", logging.ERROR, exception=error)
             writer.transport.abort()
         finally:
             connection.closed()
+
+
+def _is_clients_doing(error: Exception) -> bool:
+    """Whether its streams were reset by the thousand: the engine stops at a bound, but takes that for a crash."""
+    return isinstance(error, ExceptionGroup) and error.split(TooManyStreamsError)[1] is None
 
 
 class _Connection(TCPServer):

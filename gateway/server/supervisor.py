@@ -86,6 +86,7 @@ class Supervisor:
         self._metrics_listener = metrics_listener
         self._announce = announce
         self.children: dict[int, Child] = {}
+        self._being_born: set[int] = set()  # By number, which no other one is to get meanwhile.
         self.tally = Tally()
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
@@ -143,8 +144,12 @@ class Supervisor:
     # Starting and losing workers.
 
     async def _start(self) -> Child:
-        index = next(it for it in count() if it not in self.children)
-        child = self.children[index] = await Child.start(index, self._listener, self._metrics_listener)
+        index = next(it for it in count() if it not in self.children and it not in self._being_born)
+        self._being_born.add(index)
+        try:
+            child = self.children[index] = await Child.start(index, self._listener, self._metrics_listener)
+        finally:
+            self._being_born.remove(index)
         child.send(Begin(index, dumps(self.settings)))
         self.spawn(self._look_after(child))
         return child
@@ -184,6 +189,8 @@ class Supervisor:
         if child.state is State.LEAVING or self._stop.is_set():
             if code:
                 self._exit_code = 1
+            # If another was lost while this one's successor started, it is only now that there are too few.
+            await self._refill()
             return
         has_started = child.state is not State.STARTING
         self.tally.exited(code)
@@ -210,7 +217,8 @@ class Supervisor:
                 await self._pause(self._crashes)
 
     def _lacking(self) -> bool:
-        return sum(it.state is not State.LEAVING for it in self.children.values()) < self.settings.server.workers
+        staying = sum(it.state is not State.LEAVING for it in self.children.values())
+        return staying + len(self._being_born) < self.settings.server.workers
 
     def _give_up(self) -> None:
         if not self._stop.is_set():
@@ -280,9 +288,10 @@ class Supervisor:
         async with self._changing:
             outcome = await self._reload()
         self.tally.reloaded(outcome.result, self.generation)
+        for problem in outcome.problems:  # A line each: together they would be cut at the bound on values.
+            log_event("settings_problem", logging.ERROR, problem=problem)
         log_event("settings_reloaded", logging.INFO if outcome.is_good else logging.ERROR, result=outcome.result,
-                  generation=self.generation, changed=outcome.changed, needs_restart=outcome.needs_restart,
-                  problems=outcome.problems)  # fmt: skip
+                  generation=self.generation, changed=outcome.changed, needs_restart=outcome.needs_restart)  # fmt: skip
         return outcome
 
     async def _reload_and_forget(self) -> None:
@@ -300,17 +309,20 @@ class Supervisor:
 
     async def _put_in_force(self, planned: Plan) -> Outcome:
         generation, raw = self.generation + 1, dumps(planned.settings)
-        # One that has not begun to accept gets the settings in force when it does.
         workers = [child for child in self.children.values() if child.state in (State.ACCEPTING, State.READY)]
         answers = await self._ask(workers, Prepare(generation, raw))
         problems = tuple(
             f"worker {child.index}: {'no answer' if answer is None else answer.problem}"
             for child, answer in zip(workers, answers, strict=True)
-            if child.index in self.children and (answer is None or answer.problem)
+            if self.children.get(child.index) is child and (answer is None or answer.problem)
         )
         if problems:
             return Outcome("failed", problems=problems)
         self.settings, self.generation = planned.settings, generation
+        # One on its way may have been let go under the old ones meanwhile; told again, it catches up.
+        for child in self.children.values():
+            if child not in workers and child.state is not State.LEAVING:
+                child.send(Go(generation, raw))
         await self._ask(workers, Commit(generation))
         set_up_logging(self.settings.log)
         return Outcome("changed", planned.changed, planned.needs_restart)

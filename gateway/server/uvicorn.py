@@ -94,6 +94,9 @@ class _Protocol(HttpToolsProtocol):
         self.connection.request_began()
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many requests sent ahead")
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
+            raise ValueError("another machine may take the body to end elsewhere")
         if self.connection.is_used_up(self._serving.server().max_requests_per_connection):
             self.scope["state"]["is_last"] = True
         super().on_headers_complete()

@@ -26,7 +26,7 @@ def problems(*overrides: str) -> list[str]:
             ["limits.is_fleet_wide=true", "redis.url=redis+cluster://redis"],
             "limits.is_fleet_wide, redis.url: rates of all processes are not counted in a cluster",
         ),
-        (["concurrency.ceiling=1"], "concurrency.ceiling, concurrency.floor: a ceiling of 1 is below the floor of 8"),
+        (["concurrency.ceiling=1"], "concurrency.ceiling, concurrency.floor: a ceiling of 1 is below the floor of 2"),
         (["server.tls_key=key.pem"], "server.tls_certificate, server.tls_key: a certificate and its key are only"),
         (
             ["server.tls_key=k", "server.tls_certificate=c", "server.engine=uvicorn"],

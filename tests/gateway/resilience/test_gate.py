@@ -115,32 +115,62 @@ async def test_leave__line_is_new__first_come_first_served(clock: FakeClock) -> 
 
 
 async def test_leave__line_has_been_standing__newest_first(clock: FakeClock) -> None:
-    """In a backlog the newest goes first, until the line has been empty."""
+    """In a backlog the newest goes first, until the line has been empty for a while."""
     queue = Queue(Gate(FixedLimit(1), 5, 1.0, clock))
-    await queue.come("a", "b")
+    await queue.come("a", "b", "c", "d")
     clock.advance(0.11)
-    await queue.come("c", "d")
     await queue.leave("a")
     assert list(queue.inside) == ["d"]
     await queue.leave("d")
     await queue.leave("c")
     assert list(queue.inside) == ["b"]
-    await queue.come("e", "f")
+    await queue.come("e")
+    assert queue.gate.place(LONG_S) is None
     await queue.leave("b")
-    assert list(queue.inside) == ["e"]
+    await queue.leave("e")
+    clock.advance(0.11)
+    await queue.come("f", "g", "h")
+    await queue.leave("f")
+    assert list(queue.inside) == ["g"]
 
 
 async def test_leave__line_has_been_standing__drops_who_waited_half_of_the_longest_wait(clock: FakeClock) -> None:
     """The old ones of a backlog are pushed out by newer ones."""
     queue = Queue(Gate(FixedLimit(1), 5, 1.0, clock))
     await queue.come("a", "b")
-    clock.advance(0.3)
+    clock.advance(0.05)
     await queue.come("c")
-    clock.advance(0.21)
+    clock.advance(0.46)
     await queue.leave("a")
     assert queue.ends == {"b": "dropped"}
     assert list(queue.inside) == ["c"]
     assert queue.gate.shed == {"full": 0, "late": 0, "dropped": 1}
+
+
+@pytest.mark.parametrize("standing_s", [0.09, 0.11])
+async def test_place__line_has_been_standing__takes_as_many_as_may_be_inside(
+    clock: FakeClock, standing_s: float
+) -> None:
+    """In a backlog more would only be dropped later, which costs more than to refuse them at once."""
+    queue = Queue(Gate(FixedLimit(2), 5, 1.0, clock))
+    await queue.come("a", "b", "c")
+    clock.advance(standing_s)
+    await queue.come("d")
+    assert (queue.gate.place(LONG_S) is None) == (standing_s > 0.1)
+
+
+async def test_wait__slot_is_had_before_the_task_ran__lets_others_run_first(clock: FakeClock) -> None:
+    """Handing slots down a line of fresh tasks does not keep the event loop from everything else."""
+    gate = Gate(FixedLimit(1), 5, 1.0, clock)
+    inside = running(gate)
+    waiting = gate.place(LONG_S)
+    assert waiting is not None
+    gate.leave(inside, None)
+    order: list[str] = []
+    asyncio.get_running_loop().call_soon(order.append, "others")
+    await gate.wait(waiting)
+    order.append("the one in line")
+    assert order == ["others", "the one in line"]
 
 
 async def test_leave__line_is_new__drops_nobody(clock: FakeClock) -> None:

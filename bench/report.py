@@ -57,6 +57,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     goodput_per_s: float
     first: dict[Outcome, Stats]
     retried: dict[Outcome, Stats]
+    by_phase: list[dict[Outcome, Stats]]
+    """All attempts by the phase in which they ended, from when they were in fact sent: what the server alone took."""
     probe: dict[Outcome, Stats]
     statuses: dict[int, int]
     connections: int
@@ -126,10 +128,12 @@ class Histogram:
 class Tally:
     """What became of all attempts so far. `watch` is called with each slot that is over."""
 
-    def __init__(self, watch: Callable[[Slot], None] | None = None) -> None:
+    def __init__(self, watch: Callable[[Slot], None] | None = None, phases: int = 1) -> None:
         self._watch = watch
         self.first = {outcome: Histogram() for outcome in get_args(Outcome)}
         self.retried = {outcome: Histogram() for outcome in get_args(Outcome)}
+        self.phases = [{outcome: Histogram() for outcome in get_args(Outcome)} for _ in range(phases)]
+        """Filled by whoever knows when an attempt was sent."""
         self.good = Histogram()
         self.lateness = Histogram()
         self.queued = 0
@@ -202,6 +206,16 @@ def table(report: Report) -> str:
 
 def draw(report: Report) -> str:
     """The report as an SVG: the time line above, percentiles of the goodput below."""
+    # Each nine of a percentile is as wide as the one before.
+    nines = [(-math.log10(max(1 - percent / 100, 1e-5)), ms) for percent, ms in report.curve]
+    marks = {-math.log10(1 - percent / 100): f"p{percent:g}" for percent in (0, 50, 90, 99, 99.9, 99.99)}
+    latency = {"ms": ("#27c", [ms for _, ms in nines])}
+    below = _panel("latency of the goodput", [nine for nine, _ in nines], latency, marks)
+    return sheet(f"{report.url}, {report.machine}", time_line("per second, over seconds", report), below)
+
+
+def time_line(title: str, report: Report) -> str:
+    """What became of the requests of each tenth of a second, as a panel of a sheet."""
     seconds = [slot.at_s for slot in report.slots]
     lines = {
         "due": ("#999", [slot.due / SLOT_S for slot in report.slots]),
@@ -209,17 +223,16 @@ def draw(report: Report) -> str:
         "shed, limited": ("#e90", [(slot.shed + slot.limited) / SLOT_S for slot in report.slots]),
         "failed": ("#c33", [slot.failed / SLOT_S for slot in report.slots]),
     }
-    # Each nine of a percentile is as wide as the one before.
-    nines = [(-math.log10(max(1 - percent / 100, 1e-5)), ms) for percent, ms in report.curve]
-    marks = {-math.log10(1 - percent / 100): f"p{percent:g}" for percent in (0, 50, 90, 99, 99.9, 99.99)}
-    over_time = _panel("per second, over seconds", seconds, lines, _ticks(max(seconds, default=0)))
-    latency = {"ms": ("#27c", [ms for _, ms in nines])}
+    return _panel(title, seconds, lines, _ticks(max(seconds, default=0)))
+
+
+def sheet(title: str, *panels: str) -> str:
+    """An SVG of panels, one below the other."""
+    placed = "".join(f'<g transform="translate(0 {at * HEIGHT + 30})">{it}</g>' for at, it in enumerate(panels))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {2 * HEIGHT + 30}" font-family="sans-serif" '
-        f'font-size="11"><rect width="100%" height="100%" fill="#fff"/>'
-        f'<text x="10" y="18">{escape(report.url)}, {escape(report.machine)}</text>'
-        f'<g transform="translate(0 30)">{over_time}</g><g transform="translate(0 {HEIGHT + 30})">'
-        f"{_panel('latency of the goodput', [nine for nine, _ in nines], latency, marks)}</g></svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {len(panels) * HEIGHT + 30}" '
+        f'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="#fff"/>'
+        f'<text x="10" y="18">{escape(title)}</text>{placed}</svg>\n'
     )
 
 
