@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.server.supervisor import Outcome, Supervisor
+from gateway.server.reloading import Outcome
+from gateway.server.supervisor import Supervisor
 from gateway.telemetry import log_event
 
 MAX_LINE_BYTES: Final = 4096
@@ -113,7 +114,7 @@ class _Session:
                     {"worker": it.index, "pid": it.pid, "state": it.state.value, "age_s": round(it.age_s(), 1)}
                     for it in supervisor.children.values()
                 ]
-                return Answer(status=Status(supervisor.generation, workers))
+                return Answer(status=Status(supervisor.in_force.generation, workers))
         return Answer(error=f"no such command: {command[:40]!r}")
 
 

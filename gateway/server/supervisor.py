@@ -14,8 +14,6 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
-import msgspec
-
 from config.reload import Plan, dumps, plan
 from config.sources import InvalidConfiguration, Loaded
 from gateway.server.channel import (
@@ -38,13 +36,12 @@ from gateway.server.channel import (
 )  # fmt: skip
 from gateway.server.child import Child, State
 from gateway.server.gathering import Gathering
+from gateway.server.reloading import InForce, Outcome
 from gateway.server.tally import Tally
-from gateway.telemetry import log_event, set_up_logging
+from gateway.telemetry import log_event
 
 START_TIMEOUT_S: Final = 60.0
 """How long a new worker may take until it can evaluate a snapshot before its replacing another one is given up."""
-ANSWER_TIMEOUT_S: Final = 5.0
-"""How long workers may take to answer a message."""
 STOP_GRACE_S: Final = 5.0
 """Beyond what a worker allows itself to stop, before it is killed."""
 FIRST_DELAY_S: Final = 0.5
@@ -79,15 +76,13 @@ class Supervisor:
         metrics_listener: socket.socket | None,
         announce: Callable[[], None],
     ) -> None:
-        self.settings = loaded.settings
-        self.generation = 0
-        self._load = load
         self._listener = listener
         self._metrics_listener = metrics_listener
         self._announce = announce
         self.children: dict[int, Child] = {}
         self._being_born: set[int] = set()  # By number, which no other one is to get meanwhile.
         self.tally = Tally()
+        self.in_force = InForce(loaded.settings, load, self.children, self.tally)
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -150,7 +145,7 @@ class Supervisor:
             child = self.children[index] = await Child.start(index, self._listener, self._metrics_listener)
         finally:
             self._being_born.remove(index)
-        child.send(Begin(index, dumps(self.settings)))
+        child.send(Begin(index, dumps(self.in_force.settings)))
         self.spawn(self._look_after(child))
         return child
 
@@ -164,11 +159,11 @@ class Supervisor:
     def _heard(self, child: Child, message: Message) -> None:
         match message:
             case Opened():
-                child.send(Go(self.generation, dumps(self.settings)))
+                child.send(Go(self.in_force.generation, dumps(self.in_force.settings)))
             case Accepting():
                 child.enter(State.ACCEPTING)
                 self._failed_starts = 0
-                if not self._has_announced and self._accepting() >= self.settings.server.workers:
+                if not self._has_announced and self._accepting() >= self.in_force.settings.server.workers:
                     self._has_announced = True
                     self._announce()
             case Ready():
@@ -218,7 +213,7 @@ class Supervisor:
 
     def _lacking(self) -> bool:
         staying = sum(it.state is not State.LEAVING for it in self.children.values())
-        return staying + len(self._being_born) < self.settings.server.workers
+        return staying + len(self._being_born) < self.in_force.settings.server.workers
 
     def _give_up(self) -> None:
         if not self._stop.is_set():
@@ -274,7 +269,7 @@ class Supervisor:
 
     async def _gone(self, child: Child) -> None:
         """Returns once it is, which is bounded."""
-        server = self.settings.server
+        server = self.in_force.settings.server
         if not await child.is_gone(server.drain_timeout_s + STOP_GRACE_S):
             log_event("worker_killed", logging.ERROR, worker=child.index, pid=child.pid)
             self._exit_code = 1
@@ -286,13 +281,7 @@ class Supervisor:
     async def reload(self) -> Outcome:
         """Read the settings anew and put in force what can be, in all workers or in none."""
         async with self._changing:
-            outcome = await self._reload()
-        self.tally.reloaded(outcome.result, self.generation)
-        for problem in outcome.problems:  # A line each: together they would be cut at the bound on values.
-            log_event("settings_problem", logging.ERROR, problem=problem)
-        log_event("settings_reloaded", logging.INFO if outcome.is_good else logging.ERROR, result=outcome.result,
-                  generation=self.generation, changed=outcome.changed, needs_restart=outcome.needs_restart)  # fmt: skip
-        return outcome
+            return await self.in_force.reload()
 
     async def _reload_and_forget(self) -> None:
         await self.reload()
@@ -302,13 +291,13 @@ class Supervisor:
             loaded = self._load()
         except InvalidConfiguration as error:
             return Outcome("refused", problems=tuple(map(str, error.problems)))
-        planned = plan(self.settings, loaded.settings)
+        planned = plan(self.in_force.settings, loaded.settings)
         if not planned.changed:
             return Outcome("unchanged", needs_restart=planned.needs_restart)
         return await self._put_in_force(planned)
 
     async def _put_in_force(self, planned: Plan) -> Outcome:
-        generation, raw = self.generation + 1, dumps(planned.settings)
+        generation, raw = self.in_force.generation + 1, dumps(planned.settings)
         workers = [child for child in self.children.values() if child.state in (State.ACCEPTING, State.READY)]
         answers = await self._ask(workers, Prepare(generation, raw))
         problems = tuple(
@@ -318,13 +307,13 @@ class Supervisor:
         )
         if problems:
             return Outcome("failed", problems=problems)
-        self.settings, self.generation = planned.settings, generation
+        self.in_force.settings, self.in_force.generation = planned.settings, generation
         # One on its way may have been let go under the old ones meanwhile; told again, it catches up.
         for child in self.children.values():
             if child not in workers and child.state is not State.LEAVING:
                 child.send(Go(generation, raw))
         await self._ask(workers, Commit(generation))
-        set_up_logging(self.settings.log)
+        set_up_logging(self.in_force.settings.log)
         return Outcome("changed", planned.changed, planned.needs_restart)
 
     @staticmethod
@@ -339,7 +328,7 @@ class Supervisor:
             child.send(message)
 
     async def _shut_down(self) -> None:
-        server = self.settings.server
+        server = self.in_force.settings.server
         lame_duck_s = server.lame_duck_s if self._has_lame_duck and self._has_announced else 0.0
         log_event("stopping", lame_duck_s=lame_duck_s, drain_timeout_s=server.drain_timeout_s)
         self._tell(LameDuck())

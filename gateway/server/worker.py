@@ -9,15 +9,12 @@ import faulthandler
 import gc
 import logging
 import math
-import os
 import random
-import resource
 import signal
 import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 from time import process_time
 from typing import Any, Final
 
@@ -55,6 +52,7 @@ from gateway.server.engines import Engine, Serving, make_engine, name_of_engine,
 from gateway.server.exposition import merged
 from gateway.server.lifespan import running
 from gateway.server.listener import tls_context
+from gateway.server.process import open_files, resident_bytes
 from gateway.server.requests import InFlight
 from gateway.services.snapshots import SnapshotService
 from gateway.telemetry import log_event, set_up_logging
@@ -140,7 +138,7 @@ class Worker:
             name_of_engine(server),
             Serving(self._in_flight, state, self._connections, self._server, app.refuse),
         )
-        most = _descriptors() - SPARE_DESCRIPTORS
+        most = open_files() - SPARE_DESCRIPTORS
         self._acceptor = Acceptor(
             listener,
             self._engine.make_protocol,
@@ -332,20 +330,3 @@ class Worker:
         metrics.busy_ratio.set(self._busy_ratio)
         metrics.resident_bytes.set(resident_bytes())
         metrics.settings_generation.set(self._live.generation)
-
-
-def resident_bytes() -> int:
-    """What this process occupies now; where the system does not say, the most it ever did."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _descriptors() -> int:
-    """How many files may be open, after asking for as many as allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    return 1 << 20 if soft == resource.RLIM_INFINITY else soft

@@ -62,9 +62,9 @@ class Usage:
     tasks: float
     connections: float
 
-    def is_back_at(self, before: "Usage") -> bool:
+    def is_back_at(self, before: "Usage", spare_bytes: int) -> bool:
         return (
-            self.resident_bytes <= before.resident_bytes + SPARE_BYTES
+            self.resident_bytes <= before.resident_bytes + spare_bytes
             and self.descriptors <= before.descriptors + SPARE
             and self.tasks <= before.tasks + SPARE
             and self.connections <= before.connections + SPARE
@@ -142,17 +142,17 @@ class Victim:
             time.sleep(0.1)
 
     @contextmanager
-    def withstands(self) -> Iterator[None]:
+    def withstands(self, spare_bytes: int = SPARE_BYTES) -> Iterator[None]:
         """An attack goes on inside; an honest client is served meanwhile, and afterwards nothing is left of it."""
         before = self.usage()
         with self.serves_others():
             yield
-        self.recovers_to(before)
+        self.recovers_to(before, spare_bytes)
 
-    def recovers_to(self, before: Usage) -> None:
+    def recovers_to(self, before: Usage, spare_bytes: int = SPARE_BYTES) -> None:
         """Returns once no more is occupied than before."""
         ends_at = time.monotonic() + RECOVERY_S
-        while not (now := self.usage()).is_back_at(before):
+        while not (now := self.usage()).is_back_at(before, spare_bytes):
             assert time.monotonic() < ends_at, f"before: {before}\nnow: {now}\n{self.server.errors[-3000:]}"
             time.sleep(0.2)
 

@@ -11,17 +11,25 @@ from typing import Any
 
 import pytest
 
+from config.settings import Settings
+from config.sources import Loaded
 from gateway.server.control import ask, controlled, tell
-from gateway.server.supervisor import Outcome
+from gateway.server.reloading import InForce, Outcome
+from gateway.server.tally import Tally
+
+
+def load() -> Loaded:
+    raise AssertionError("nobody reads settings here")
 
 
 class Supervisor:
     """As much of a supervisor as commands reach."""
 
-    generation = 7
     children: dict[int, Any] = {}
 
     def __init__(self) -> None:
+        self.in_force = InForce(Settings(), load, {}, Tally())
+        self.in_force.generation = 7
         self.reloads = 0
 
     async def reload(self) -> Outcome:

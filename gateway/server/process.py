@@ -1,0 +1,26 @@
+"""What the system says of this process, and allows it.
+
+Invariant: where the system does not say, the answer is the safe one.
+"""
+
+import os
+import resource
+from contextlib import suppress
+from pathlib import Path
+
+
+def resident_bytes() -> int:
+    """What this process occupies now; where the system does not say, the most it ever did."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def open_files() -> int:
+    """How many files may be open, after asking for as many as allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft

@@ -1,0 +1,97 @@
+"""The settings of the service: read anew on demand, and put in force in all workers or in none.
+
+Which workers there are is the supervisor's. Invariant: what a worker runs under was checked once, here, and no two run
+under different settings for longer than it takes to tell them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from config.reload import Plan, dumps, plan
+from config.settings import Settings
+from config.sources import InvalidConfiguration, Loaded
+from gateway.server.channel import Commit, Go, Prepare
+from gateway.server.child import Child, State
+from gateway.server.tally import Tally
+from gateway.telemetry import log_event, set_up_logging
+
+ANSWER_TIMEOUT_S: Final = 5.0
+"""How long workers may take to answer a message."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a reload: `changed`, `unchanged`, `refused` for what was read, or `failed` for the workers."""
+
+    result: str
+    changed: tuple[str, ...] = ()
+    needs_restart: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        return not self.problems
+
+
+class InForce:
+    """What is in force, and how often that has changed. `load` reads the settings anew."""
+
+    def __init__(
+        self, settings: Settings, load: Callable[[], Loaded], children: Mapping[int, Child], tally: Tally
+    ) -> None:
+        self.settings = settings
+        self.generation = 0
+        self._load = load
+        self._children = children
+        self._tally = tally
+
+    def __repr__(self) -> str:
+        return f"<InForce generation {self.generation}>"
+
+    async def reload(self) -> Outcome:
+        """Read the settings anew and put in force what can be. Not to be called while workers are being replaced."""
+        outcome = await self._reload()
+        self._tally.reloaded(outcome.result, self.generation)
+        for problem in outcome.problems:  # A line each: together they would be cut at the bound on values.
+            log_event("settings_problem", logging.ERROR, problem=problem)
+        log_event("settings_reloaded", logging.INFO if outcome.is_good else logging.ERROR, result=outcome.result,
+                  generation=self.generation, changed=outcome.changed, needs_restart=outcome.needs_restart)  # fmt: skip
+        return outcome
+
+    async def _reload(self) -> Outcome:
+        try:
+            loaded = self._load()
+        except InvalidConfiguration as error:
+            return Outcome("refused", problems=tuple(map(str, error.problems)))
+        planned = plan(self.settings, loaded.settings)
+        if not planned.changed:
+            return Outcome("unchanged", needs_restart=planned.needs_restart)
+        return await self._put_in_force(planned)
+
+    async def _put_in_force(self, planned: Plan) -> Outcome:
+        generation, raw = self.generation + 1, dumps(planned.settings)
+        workers = [child for child in self._children.values() if child.state in (State.ACCEPTING, State.READY)]
+        answers = await self._ask(workers, Prepare(generation, raw))
+        problems = tuple(
+            f"worker {child.index}: {'no answer' if answer is None else answer.problem}"
+            for child, answer in zip(workers, answers, strict=True)
+            if self._children.get(child.index) is child and (answer is None or answer.problem)
+        )
+        if problems:
+            return Outcome("failed", problems=problems)
+        self.settings, self.generation = planned.settings, generation
+        # One on its way may have been let go under the old ones meanwhile; told again, it catches up.
+        for child in self._children.values():
+            if child not in workers and child.state is not State.LEAVING:
+                child.send(Go(generation, raw))
+        await self._ask(workers, Commit(generation))
+        set_up_logging(self.settings.log)
+        return Outcome("changed", planned.changed, planned.needs_restart)
+
+    @staticmethod
+    async def _ask(workers: list[Child], message: Prepare | Commit) -> list[Any]:
+        """The answers of all; None of those that gave none in time."""
+        return await asyncio.gather(*(child.ask(message, ANSWER_TIMEOUT_S) for child in workers))
