@@ -131,8 +131,10 @@ def computing(engine: str) -> Iterator[Target]:
 def waiting(engine: str) -> Iterator[Target]:
     """Requests bound by waiting for what is stored of a person."""
     with backends() as behind, on_its_core(*behind.settings, f"server.engine={engine}") as serving:
+        target = Target(serving, ("--flags-body", TOKEN))
+        target.offer((2.0, 200.0))  # So that all connections are there: to make one takes several delays.
         behind.postgres.set("delay", seconds=DELAY_S)
-        yield Target(serving, ("--flags-body", TOKEN))
+        yield target
 
 
 HEAD: Final = (

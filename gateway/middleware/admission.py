@@ -63,7 +63,8 @@ class Admission:
         if self._place(scope):
             return None
         allowed = b"".join(b"%s: %s\r\n" % header for header in cors_headers(scope["headers"]))
-        closing = b"connection: close\r\n" if scope["http_version"] == "1.0" else b""
+        is_last = self._live.is_leaving or scope["http_version"] == "1.0" or scope["state"].get("is_last")
+        closing = b"connection: close\r\n" if is_last else b""
         return _HEAD + allowed + closing + (_BODY if scope["method"] != "HEAD" else b"\r\n")
 
     def sample_lag(self, lag_s: float, busy_ratio: float) -> None:

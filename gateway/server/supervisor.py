@@ -14,12 +14,11 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
-from config.reload import Plan, dumps, plan
-from config.sources import InvalidConfiguration, Loaded
+from config.reload import dumps
+from config.sources import Loaded
 from gateway.server.channel import (
     Accepting,
     Begin,
-    Commit,
     Committed,
     CutOff,
     Drain,
@@ -28,7 +27,6 @@ from gateway.server.channel import (
     LameDuck,
     Message,
     Opened,
-    Prepare,
     Prepared,
     Ready,
     Rendered,
@@ -50,19 +48,6 @@ STEADY_S: Final = 30.0
 """A worker that lived this long shows that starting one works."""
 MAX_FAILED_STARTS: Final = 5
 """Workers that fail to start, one after the other, before it is given up if none is left."""
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What became of a reload: `changed`, `unchanged`, `refused` for what was read, or `failed` for the workers."""
-
-    result: str
-    changed: tuple[str, ...] = ()
-    needs_restart: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-    @property
-    def is_good(self) -> bool:
-        return not self.problems
 
 
 class Supervisor:
@@ -286,41 +271,6 @@ class Supervisor:
     async def _reload_and_forget(self) -> None:
         await self.reload()
 
-    async def _reload(self) -> Outcome:
-        try:
-            loaded = self._load()
-        except InvalidConfiguration as error:
-            return Outcome("refused", problems=tuple(map(str, error.problems)))
-        planned = plan(self.in_force.settings, loaded.settings)
-        if not planned.changed:
-            return Outcome("unchanged", needs_restart=planned.needs_restart)
-        return await self._put_in_force(planned)
-
-    async def _put_in_force(self, planned: Plan) -> Outcome:
-        generation, raw = self.in_force.generation + 1, dumps(planned.settings)
-        workers = [child for child in self.children.values() if child.state in (State.ACCEPTING, State.READY)]
-        answers = await self._ask(workers, Prepare(generation, raw))
-        problems = tuple(
-            f"worker {child.index}: {'no answer' if answer is None else answer.problem}"
-            for child, answer in zip(workers, answers, strict=True)
-            if self.children.get(child.index) is child and (answer is None or answer.problem)
-        )
-        if problems:
-            return Outcome("failed", problems=problems)
-        self.in_force.settings, self.in_force.generation = planned.settings, generation
-        # One on its way may have been let go under the old ones meanwhile; told again, it catches up.
-        for child in self.children.values():
-            if child not in workers and child.state is not State.LEAVING:
-                child.send(Go(generation, raw))
-        await self._ask(workers, Commit(generation))
-        set_up_logging(self.in_force.settings.log)
-        return Outcome("changed", planned.changed, planned.needs_restart)
-
-    @staticmethod
-    async def _ask(workers: list[Child], message: Prepare | Commit) -> list[Any]:
-        """The answers of all; None of those that gave none in time."""
-        return await asyncio.gather(*(child.ask(message, ANSWER_TIMEOUT_S) for child in workers))
-
     # Stopping.
 
     def _tell(self, message: Message) -> None:
@@ -335,6 +285,8 @@ class Supervisor:
         if lame_duck_s:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), lame_duck_s)
+        while self._being_born:  # They are few, and there in a moment; without a goodbye they would stay.
+            await asyncio.sleep(0.01)
         self._listener.close()
         for child in self.children.values():
             self._dismiss(child)

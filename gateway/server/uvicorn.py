@@ -20,6 +20,7 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_PIPELINED: Final = 32
 """Requests sent ahead on one connection; honest clients send none."""
 
+_CLOSING: Final = b"\r\nconnection: close\r\n"
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -121,7 +122,7 @@ class _Protocol(HttpToolsProtocol):
         # Written straight away: under overload, an answer that costs a task would cost those that are let in.
         self.transport.write(refusal)
         cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive:
+        if not cycle.keep_alive or _CLOSING in refusal:
             self.transport.close()
         self.on_response_complete()
 
