@@ -58,7 +58,7 @@ BARE_BYTES = 200
 KINDS = ("bare", "prototype", "undefended", "defended")
 
 
-async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+async def bare(_: Scope, receive: Receive, send: Send) -> None:
     """An answer of 200 bytes once the body is there."""
     while (await receive()).get("more_body"):
         pass

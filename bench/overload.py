@@ -27,7 +27,7 @@ from tests.drills.conftest import TOKEN
 
 FLAGS: Final = 1000
 """Those that the one flag asked for depends on."""
-DELAY_S: Final = 0.03
+DELAY_S: Final = 0.01
 CALM_S, OVERLOAD_S, AFTER_S = 3.0, 8.0, 6.0
 CALM, BUSY = (1.0, CALM_S - 0.2), (CALM_S + 1.5, CALM_S + OVERLOAD_S - 0.2)
 """Within those phases, also as the generator takes a moment to start."""

@@ -150,7 +150,7 @@ class Concurrency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             ge=1,
             le=100_000,
             description="An adaptive limit never rises above this: bounds the memory of requests that all wait for a "
-            "slow store. Must not be below `concurrency.floor`.",
+            "slow store. As many more may be sending their bodies. Must not be below `concurrency.floor`.",
         ),
     ] = 1000
     definitions: Annotated[

@@ -1,10 +1,11 @@
 """Takes in as many requests at once as can be answered in time, has a few wait, and refuses the rest at once.
 
-The engines may ask `refuse` as soon as they know of a request, before a task is made for it; otherwise it is asked
-here. Invariant: a refusal costs next to nothing, and whoever was let in has left in the end, whatever happened.
+An engine may ask `refuse` about a request that is there as a whole, before a task is made for it. Any other is asked
+about once its body is there: a client that sends slowly takes no place from anybody. Invariant: a refusal costs next to
+nothing, and whoever was let in has left in the end, whatever happened.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -47,6 +48,7 @@ class Admission:
         self._metrics = metrics
         self._settings = live.settings.concurrency
         self._was_late = False
+        self.arriving = 0
         wait_s = self._settings.max_wait_ms / 1000
         self.gates = {
             name: Gate(limit, self._settings.max_queued, wait_s, clock)
@@ -56,7 +58,7 @@ class Admission:
         metrics.at_scrape(self._measure)
 
     def __repr__(self) -> str:
-        return f"<Admission {self.gates!r}>"
+        return f"<Admission {self.gates!r}, {self.arriving} arriving>"
 
     def refuse(self, scope: Scope) -> bytes | None:
         """A whole answer for a request that cannot be taken in; None for one that may go on to the app."""
@@ -79,27 +81,72 @@ class Admission:
             await self._app(scope, receive, send)
             return
         state = scope["state"]
-        if "ticket" not in state and not self._place(scope):
+        try:
+            if "ticket" in state:
+                await self._take_turn(scope)
+            else:
+                await self._arrive(scope)
+        except Overloaded:
             await reject(with_cors(scope, send), _REFUSAL)
             return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._leave(scope)
+
+    async def enter(self, scope: Scope) -> None:
+        """Take a place for a request whose body has arrived by now. Raises Overloaded when there is none in time."""
+        if self._give_back(scope["state"]):
+            if not self._place(scope):
+                raise Overloaded
+            await self._take_turn(scope)
+
+    async def _arrive(self, scope: Scope) -> None:
+        """Let the body arrive first, for which there is room for many, but not for any number."""
+        settings = self._live.settings.concurrency
+        if self.arriving >= settings.ceiling and settings.mode != "off":
+            self._metrics.shed(self._name_of(scope), "full")
+            raise Overloaded
+        self.arriving += 1
+        scope["state"]["admission"] = self
+
+    def _give_back(self, state: dict[str, Any]) -> bool:
+        """Whether this request was arriving until now."""
+        is_arriving = state.pop("admission", None) is not None
+        self.arriving -= is_arriving
+        return is_arriving
+
+    async def _take_turn(self, scope: Scope) -> None:
+        state = scope["state"]
         gate: Gate = state["gate"]
         ticket: Ticket = state["ticket"]
         if ticket.turn is not None:
             try:
                 await gate.wait(ticket)
             except Shed as shed:
+                del state["ticket"]
                 self._metrics.shed(self._name_of(scope), shed.reason)
-                await reject(with_cors(scope, send), _REFUSAL)
-                return
-        entered_at = self._clock.monotonic() if ticket.since is None else ticket.since
-        own_s = None
-        try:
-            await self._app(scope, receive, send)
+                raise Overloaded from None
+            except BaseException:
+                del state["ticket"]
+                raise
+        record: RequestRecord | None = state.get("record")
+        state["entered"] = (
+            (self._clock.monotonic() if ticket.since is None else ticket.since),
+            (0.0 if record is None else record.waited_s),
+        )
+
+    def _leave(self, scope: Scope) -> None:
+        state = scope["state"]
+        self._give_back(state)
+        if "ticket" in state:
             record: RequestRecord = state["record"]
-            if record.error is None:
-                own_s = self._clock.monotonic() - entered_at - record.waited_s
-        finally:
-            gate.leave(ticket, own_s)
+            entered_at, waited_s = state["entered"]
+            own_s = self._clock.monotonic() - entered_at - (record.waited_s - waited_s)
+            # Refusals say nothing about what requests usually take.
+            is_usual = record.error is None and record.status is not None
+            gate: Gate = state["gate"]
+            gate.leave(state["ticket"], max(0.0, own_s) if is_usual else None)
 
     def _place(self, scope: Scope) -> bool:
         """Whether the request has a place inside or in line."""

@@ -34,6 +34,8 @@ class LimitBody:
                 except TimeoutError:
                     raise BodyTimeout from None
             record.waited_s += record.duration_s() - began_s
+            if (admission := scope["state"].get("admission")) is not None:
+                await admission.enter(scope)
         except GatewayError as error:
             record.error = error.code
             await reject(send, error)

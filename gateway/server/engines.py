@@ -26,7 +26,7 @@ class Serving(msgspec.Struct, frozen=True):
     connections: Connections
     server: Callable[[], Server]
     refuse: "Callable[[Any], bytes | None]" = lambda _: None
-    """Asked with the scope of each request once its head is read: an answer to give instead of asking the app."""
+    """Asked with the scope of a request that is there as a whole: an answer to give instead of asking the app."""
 
 
 class Engine(Protocol):

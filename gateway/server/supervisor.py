@@ -285,7 +285,8 @@ class Supervisor:
         if lame_duck_s:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), lame_duck_s)
-        while self._being_born:  # They are few, and there in a moment; without a goodbye they would stay.
+        # They are few, and there in a moment; without a goodbye they would stay.
+        while self._being_born:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         self._listener.close()
         for child in self.children.values():

@@ -49,7 +49,7 @@ class UvicornEngine:
 
 
 class _Protocol(HttpToolsProtocol):
-    """A connection that keeps the books of `Connections`, and asks whether to refuse before making a task."""
+    """A connection that keeps the books of `Connections`, and asks whether to refuse requests that came whole."""
 
     connection: Connection
 
@@ -58,6 +58,8 @@ class _Protocol(HttpToolsProtocol):
         self._serving = serving
         self._head_bytes = 0  # Since a head or a piece of a body was complete.
         self._is_in_head = True
+        self._arriving: tuple[RequestResponseCycle, Any] | None = None
+        """A request whose body has not come with its head, until all that was received has been read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -79,6 +81,9 @@ class _Protocol(HttpToolsProtocol):
         if self._is_in_head:
             self.connection.head_began()
         super().data_received(data)
+        if self._arriving is not None:
+            (cycle, app), self._arriving = self._arriving, None
+            super()._start_asgi_task(cycle, app)
         if self._head_bytes > MAX_HEAD_BYTES:
             if self._is_in_head and (self.cycle is None or self.cycle.response_complete):
                 self.transport.write(_TOO_LARGE)  # Else it would be taken for the answer to an earlier request.
@@ -113,8 +118,18 @@ class _Protocol(HttpToolsProtocol):
         self.scope["state"]["has_body"] = True
         self._is_in_head = True
         self._head_bytes = 0
+        if self._arriving is not None and self._arriving[0] is self.cycle:
+            (cycle, app), self._arriving = self._arriving, None
+            self._begin(cycle, app)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        # Most bodies come with their head. The others are not asked about yet: they take no place while they arrive.
+        if cycle.more_body:
+            self._arriving = cycle, app
+        else:
+            self._begin(cycle, app)
+
+    def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
         refusal = self._serving.refuse(cycle.scope)
         if refusal is None:
             super()._start_asgi_task(cycle, app)

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from config.edge import Concurrency
 from config.reload import Live
 from config.settings import Settings
-from gateway.errors import Overloaded
+from gateway.errors import Overloaded, reject, with_cors
 from gateway.metrics import Metrics
 from gateway.middleware.admission import Admission
 from gateway.telemetry import RequestRecord
@@ -37,6 +37,9 @@ class Door:
         self.inside: list[Scope] = []
         self.waited_s = 0.0
         """What requests say that they waited for others."""
+        self.has_body = asyncio.Event()
+        """Whether bodies come with their heads; cleared, clients send slowly."""
+        self.has_body.set()
         self._may_leave = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -76,12 +79,21 @@ class Door:
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord(self.clock, self.live.settings, 1, request_id="", method="", path="", user_agent="")
-        record.waited_s = self.waited_s
         scope["state"]["record"] = record
+        await self.has_body.wait()
+        try:
+            if "admission" in scope["state"]:
+                await scope["state"]["admission"].enter(scope)
+        except Overloaded as error:
+            record.error = error.code
+            await reject(with_cors(scope, send), error)
+            return
+        record.waited_s += self.waited_s
         self.inside.append(scope)
         try:
             await self._may_leave.wait()
             await answering(scope, receive, send)
+            record.status = 204
         finally:
             self.inside.remove(scope)
 
@@ -288,3 +300,27 @@ async def test_refuse__let_in__keeps_the_place_for_the_app(doors: list[Door]) ->
     await at.let_all_go()
     await running
     assert at.admission.gates["flags"].in_flight == 0
+
+
+async def test_admission__bodies_that_come_slowly__take_no_place(doors: list[Door]) -> None:
+    """Clients that send slowly keep nobody out; each takes a place only when its body is there."""
+    at = door(doors, mode="fixed", limit=1, max_queued=0)
+    at.has_body.clear()
+    slow = await at.come(times=20)
+    assert at.admission.arriving == 20
+    assert at.admission.gates["flags"].in_flight == 0
+    at.has_body.set()
+    await settle()
+    assert statuses(slow).count(None) == len(at) == 1
+    assert statuses(slow).count(503) == 19
+    assert at.admission.arriving == 0
+
+
+async def test_admission__more_bodies_at_once_than_fit__are_refused(doors: list[Door]) -> None:
+    """concurrency.ceiling: as many may be sending their bodies, and their places are free again when they leave."""
+    at = door(doors, mode="fixed", limit=5, floor=1, ceiling=2)
+    at.has_body.clear()
+    assert statuses(await at.come(times=3)) == [None, None, 503]
+    await at.cancel(0)
+    assert statuses(await at.come()) == [None]
+    assert at.admission.arriving == 2
