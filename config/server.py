@@ -67,8 +67,8 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=1,
             le=1_000_000,
             description="Connections of one worker at once. At the bound the one that has been idle for longest is "
-            "closed for each new one; when none is idle, new ones wait in the backlog. Lowered to what the limit on "
-            "open files leaves room for.",
+            "closed for each new one, then the one whose head takes longest; when all have requests, new ones wait in "
+            "the backlog. Lowered to what the limit on open files leaves room for.",
         ),
     ] = 10_000
     max_requests_per_connection: Annotated[

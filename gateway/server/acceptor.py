@@ -41,6 +41,8 @@ class Acceptor:
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._starting: dict[asyncio.Task[None], None] = {}
+        self._accepted = 0
+        """So many, of which those that are still starting are in nobody's books yet."""
         self._is_listening = False
         self._is_closed = False
         connections.on_room = self._resume
@@ -63,7 +65,7 @@ class Acceptor:
             await asyncio.wait(self._starting, timeout=HANDSHAKE_TIMEOUT_S)
 
     def _resume(self) -> None:
-        if not self._is_listening and not self._is_closed and (self._has_room() or self._connections.idle):
+        if not self._is_listening and not self._is_closed and (self._has_room() or self._connections.can_make_room):
             self._is_listening = True
             self._connections.is_full = False
             self._loop.add_reader(self._listener.fileno(), self._on_ready)
@@ -74,7 +76,8 @@ class Acceptor:
             self._loop.remove_reader(self._listener.fileno())
 
     def _has_room(self) -> bool:
-        return len(self._connections) + len(self._starting) < self._max_connections()
+        starting = self._accepted - self._connections.ever
+        return len(self._connections) + starting < self._max_connections()
 
     def _give_up_handshake(self) -> bool:
         """End the one that takes longest; False when there is none. They too would keep everybody else out."""
@@ -110,6 +113,7 @@ class Acceptor:
         accepted.setblocking(False)
         task = self._loop.create_task(self._start(accepted))
         self._starting[task] = None
+        self._accepted += 1
         task.add_done_callback(self._started)
         return True
 
@@ -124,8 +128,14 @@ class Acceptor:
                 ssl_shutdown_timeout=goodbye_s,
             )
         except (OSError, ssl.SSLError):
+            self._accepted -= 1
             accepted.close()  # Whoever it was has gone, or speaks no TLS.
+        except asyncio.CancelledError:
+            self._accepted -= 1
+            raise
 
     def _started(self, task: asyncio.Task[None]) -> None:
         self._starting.pop(task, None)
+        if not self._starting:
+            self._accepted = self._connections.ever
         self._resume()

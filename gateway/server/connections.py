@@ -1,18 +1,23 @@
 """The connections of one process, whichever engine speaks on them: how many, what they wait for, and for how long.
 
 No HTTP is read here; the engines tell of the beginning and the end of requests. Invariant: what takes longer than its
-bound ends at the next sweep, and a new connection finds a place as long as any other is idle.
+bound ends at the next sweep, and a new connection finds a place as long as any other has no request under way.
 """
 
 import asyncio
 from collections.abc import Callable
 from enum import Enum
+from itertools import islice
 from typing import Final
 
 from config.server import Server
 
 SWEEP_S: Final = 1.0
 """How often bounds are checked, and by how much they may be exceeded."""
+
+
+LOOKED_AT: Final = 64
+"""Idle connections looked at to find one to end, so that finding it takes no time however many there are."""
 
 
 class Phase(Enum):
@@ -40,14 +45,14 @@ class Connection:
     def head_began(self) -> None:
         """Bytes have come while it was idle."""
         if self.phase is Phase.IDLE:
-            self._connections.left_idle(self)
+            self._connections.head_began(self)
             self._enter(Phase.HEAD)
 
     def request_began(self) -> None:
         """A head is complete."""
-        if self.phase is Phase.IDLE:
-            self._connections.left_idle(self)
-        self.phase = Phase.REQUEST
+        if self.phase is not Phase.REQUEST:
+            self._connections.request_began(self)
+            self.phase = Phase.REQUEST
         self.requests += 1
 
     def request_ended(self) -> None:
@@ -88,7 +93,10 @@ class Connections:
         self._on_ended = on_ended
         self.now = now
         self._all: set[Connection] = set()
+        self.ever = 0
         self._idle: dict[Connection, None] = {}
+        self._in_head: dict[Connection, None] = {}
+        """As above, those that have been so for longest come first."""
         self.is_full = False
         self.on_room: Callable[[], None] = lambda: None
 
@@ -105,11 +113,23 @@ class Connections:
     def opened(self, transport: asyncio.Transport) -> Connection:
         connection = Connection(self, transport, self.now())
         self._all.add(connection)
+        self.ever += 1
         self._idle[connection] = None
         return connection
 
-    def left_idle(self, connection: Connection) -> None:
+    @property
+    def can_make_room(self) -> bool:
+        """Whether any of them is without a request."""
+        return bool(self._idle or self._in_head)
+
+    def head_began(self, connection: Connection) -> None:
+        if connection in self._idle:  # One that was ended here already is in no list.
+            del self._idle[connection]
+            self._in_head[connection] = None
+
+    def request_began(self, connection: Connection) -> None:
         self._idle.pop(connection, None)
+        self._in_head.pop(connection, None)
 
     def became_idle(self, connection: Connection) -> None:
         if connection in self._all:
@@ -118,13 +138,17 @@ class Connections:
                 self.on_room()
 
     def closed(self, connection: Connection) -> None:
-        self._all.discard(connection)
-        self._idle.pop(connection, None)
+        self._forget(connection)
         self.on_room()
 
     def make_room(self) -> bool:
-        """Close the one that has been idle for longest; False when none is."""
-        oldest = next(iter(self._idle), None)
+        """Close the one that has been idle for longest, else the one whose head takes longest; False without either.
+
+        Heads sent slowly in every place would otherwise keep everybody else out until their time is over.
+        """
+        # An answer may still be on its way on those that have just become idle.
+        flushed = (it for it in islice(self._idle, LOOKED_AT) if not it.transport.get_write_buffer_size())
+        oldest = next(flushed, None) or next(iter(self._in_head or self._idle), None)
         if oldest is None:
             return False
         self._end(oldest, "evicted")
@@ -152,9 +176,13 @@ class Connections:
     def _end(self, connection: Connection, reason: str) -> None:
         self._on_ended(reason)
         # Not closed but cut: closing would wait for the client to take what was written.
-        self._all.discard(connection)
-        self._idle.pop(connection, None)
+        self._forget(connection)
         if connection.transport.get_write_buffer_size():
             connection.transport.abort()
         else:
             connection.transport.close()
+
+    def _forget(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        self._idle.pop(connection, None)
+        self._in_head.pop(connection, None)

@@ -125,12 +125,35 @@ def test_make_room__some_are_idle__closes_the_one_idle_for_longest(books: Books)
     assert books.ended == ["evicted", "evicted"]
 
 
-def test_make_room__all_are_busy__is_refused(books: Books) -> None:
-    """Nobody in the middle of something is sacrificed."""
+def test_make_room__none_is_idle__takes_the_head_that_takes_longest(books: Books) -> None:
+    """server.max_connections: heads sent slowly in every place keep nobody out."""
+    first, first_transport = books.open()
+    second, second_transport = books.open()
+    _, idle_transport = books.open()
+    second.head_began()
+    first.head_began()
+    assert [books.connections.make_room() for _ in range(2)] == [True, True]
+    assert (first_transport.end, second_transport.end, idle_transport.end) == ("", "closed", "closed")
+    first.request_began()
+    assert not books.connections.can_make_room
+
+
+def test_make_room__all_have_requests__is_refused(books: Books) -> None:
+    """Nobody with a request under way is sacrificed."""
     connection, transport = books.open()
     connection.head_began()
+    connection.request_began()
     assert not books.connections.make_room()
     assert transport.end == ""
+
+
+def test_head_began__connection_ended_already__does_not_come_back(books: Books) -> None:
+    """Bytes that were on their way when it was ended change nothing."""
+    connection, _ = books.open()
+    assert books.connections.make_room()
+    connection.head_began()
+    assert not books.connections.can_make_room
+    assert len(books.connections) == 0
 
 
 def test_closed__room_is_told_of(books: Books) -> None:
