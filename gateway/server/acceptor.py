@@ -79,23 +79,23 @@ class Acceptor:
         starting = self._accepted - self._connections.ever
         return len(self._connections) + starting < self._max_connections()
 
-    def _give_up_handshake(self) -> bool:
-        """End the one that takes longest; False when there is none. They too would keep everybody else out."""
-        oldest = next(iter(self._starting), None) if self._tls else None
-        if oldest is None:
-            return False
+    def _give_up_handshake(self) -> None:
+        """End the one that takes longest. They too would keep everybody else out."""
+        oldest = next(iter(self._starting))
         del self._starting[oldest]
         oldest.cancel()
-        return True
 
     def _on_ready(self) -> None:
         for _ in range(AT_ONCE):
-            if not (self._has_room() or self._connections.make_room() or self._give_up_handshake()):
+            is_full = not self._has_room()
+            if is_full and not (self._connections.can_make_room or (self._tls and self._starting)):
                 self._pause()
                 self._connections.is_full = True
                 return
             if not self._accept_one():
                 return
+            if is_full and not self._connections.make_room():  # Only now, when somebody has come for it.
+                self._give_up_handshake()
 
     def _accept_one(self) -> bool:
         """Whether there was one."""
