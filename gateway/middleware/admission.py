@@ -61,9 +61,17 @@ class Admission:
         return f"<Admission {self.gates!r}, {self.arriving} arriving>"
 
     def refuse(self, scope: Scope) -> bytes | None:
-        """A whole answer for a request that cannot be taken in; None for one that may go on to the app."""
-        if self._place(scope):
+        """A whole answer for a request that cannot be taken in; None for one that has been, and may go to the app."""
+        return None if self._place(scope) else self._refusal(scope)
+
+    def refuse_early(self, scope: Scope) -> bytes | None:
+        """The same for an engine to which a request costs much before it is known; one that may come is only let by."""
+        if scope["path"] in EXEMPT or not self._gate_of(scope).sheds():
             return None
+        self._metrics.shed(self._name_of(scope), self._gate_of(scope).last_shed)
+        return self._refusal(scope)
+
+    def _refusal(self, scope: Scope) -> bytes:
         allowed = b"".join(b"%s: %s\r\n" % header for header in cors_headers(scope["headers"]))
         is_last = self._live.is_leaving or scope["http_version"] == "1.0" or scope["state"].get("is_last")
         closing = b"connection: close\r\n" if is_last else b""
@@ -155,7 +163,7 @@ class Admission:
         settings = self._live.settings
         if settings.concurrency is not self._settings:
             self._follow(settings.concurrency)
-        gate = self._flags if scope["path"] not in PARTITIONS else self.gates[PARTITIONS[scope["path"]]]
+        gate = self._gate_of(scope)
         ticket = gate.place(settings.requests.budget_ms / 1000)
         if ticket is None:
             self._metrics.shed(self._name_of(scope), gate.last_shed)
@@ -163,6 +171,9 @@ class Admission:
         state = scope["state"]
         state["gate"], state["ticket"] = gate, ticket
         return True
+
+    def _gate_of(self, scope: Scope) -> Gate:
+        return self._flags if scope["path"] not in PARTITIONS else self.gates[PARTITIONS[scope["path"]]]
 
     @staticmethod
     def _name_of(scope: Scope) -> str:

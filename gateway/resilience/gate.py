@@ -86,13 +86,20 @@ class Gate:
             now = self._clock.monotonic()
             return Ticket(now, now)
         longest_s = min(self.max_wait_s, deadline_s_left)
-        if self.queued >= (min(self.max_queued, self.limit.limit) if self._is_backlog() else self.max_queued):
-            self._count("full")
-        elif self.expected_wait_s() >= longest_s:
-            self._count("late")
-        else:
+        reason = self._reason_to_shed(longest_s)
+        if reason is None:
             return self._place_in_line(longest_s)
+        self._count(reason)
         return None
+
+    def sheds(self) -> bool:
+        """Whether the next one would be shed at once; if so, it counts as that."""
+        if self.in_flight < self.limit.limit:
+            return False
+        reason = self._reason_to_shed(self.max_wait_s)
+        if reason is not None:
+            self._count(reason)
+        return reason is not None
 
     async def wait(self, ticket: Ticket) -> None:
         """Returns when the ticket has its slot, which `leave` must then be told of.
@@ -127,6 +134,12 @@ class Gate:
         if own_s is not None:
             self.limit.sample(own_s, self.in_flight)
         self._free(ticket)
+
+    def _reason_to_shed(self, longest_s: float) -> ShedReason | None:
+        """Why nobody may join the line now; None when somebody may."""
+        if self.queued >= (min(self.max_queued, self.limit.limit) if self._is_backlog() else self.max_queued):
+            return "full"
+        return "late" if self.expected_wait_s() >= longest_s else None
 
     def _count(self, reason: ShedReason) -> None:
         self.shed[reason] += 1

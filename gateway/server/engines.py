@@ -27,6 +27,8 @@ class Serving(msgspec.Struct, frozen=True):
     server: Callable[[], Server]
     refuse: "Callable[[Any], bytes | None]" = lambda _: None
     """Asked with the scope of a request that is there as a whole: an answer to give instead of asking the app."""
+    refuse_early: "Callable[[Any], bytes | None]" = lambda _: None
+    """The same with what can be told of a request without reading it properly: too many may be refused here."""
 
 
 class Engine(Protocol):

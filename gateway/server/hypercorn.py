@@ -5,7 +5,8 @@ Invariant: a connection ends when its client closes it, and when it is cancelled
 
 import asyncio
 import logging
-from typing import Final
+import re
+from typing import Any, Final
 
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
@@ -15,11 +16,15 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
 from priority.priority import TooManyStreamsError
 
-from gateway.server.connections import Connection
+from gateway.server.connections import Connection, Phase
 from gateway.server.engines import Serving
 from gateway.telemetry import log_event
 
 MAX_RECV: Final = 2**16
+CLOSING: Final = b"\r\nconnection: close\r\n"
+_REQUEST: Final = re.compile(rb"(GET|POST|HEAD) (/[A-Za-z0-9_/.-]*)(?:\?[^ ]*)? HTTP/1\.1\r\n.*\r\n\r\n", re.DOTALL)
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+"""Headers that say where a request ends; with more of them than one length the engine is to see it."""
 
 
 class HypercornEngine:
@@ -58,9 +63,8 @@ class HypercornEngine:
 
     async def _run(self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await _Connection(
-                self._app, self._loop, self._config, self._context, self._serving.state, reader, writer, connection
-            )
+            engine = (self._app, self._loop, self._config, self._context, self._serving.state)
+            await _Connection(*engine, reader, writer, connection, self._serving)
         except Exception as error:
             if not _is_clients_doing(error):
                 log_event("connection_crashed", logging.ERROR, exception=error)
@@ -82,9 +86,10 @@ class _Connection(TCPServer):
     """
 
     def __init__(self, *args: object) -> None:
-        *args_of_engine, connection = args
+        *args_of_engine, connection, serving = args
         super().__init__(*args_of_engine)  # type: ignore[arg-type]
         self._books: Connection = connection  # type: ignore[assignment]
+        self._serving: Serving = serving  # type: ignore[assignment]
         self.idle_task = _NoTask()  # type: ignore[assignment]
 
     async def protocol_send(self, event: Event) -> None:
@@ -107,9 +112,33 @@ class _Connection(TCPServer):
             except OSError:
                 break
             if not isinstance(self.protocol.protocol, H2Protocol):  # Whose frames need not begin a request.
+                if self._books.phase is Phase.IDLE and (refusal := self._refuse(data)) is not None:
+                    self.writer.write(refusal)
+                    await self.writer.drain()
+                    if CLOSING in refusal:
+                        break
+                    continue
                 self._books.head_began()
             await self.protocol.handle(RawData(data))
         await self.protocol.handle(Closed())
+
+    def _refuse(self, data: bytes) -> bytes | None:
+        """An answer to a request that came in one piece, while there are too many; None lets the engine read it.
+
+        Reading one costs the engine as much as answering it: under overload, those let in would have to pay for that.
+        """
+        request = _REQUEST.match(data)
+        if request is None:
+            return None
+        head, _, body = data.partition(b"\r\n\r\n")
+        named = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
+        headers = [(name.lower(), value.strip()) for name, _, value in named]
+        lengths = [value for name, value in headers if name in _FRAMING]
+        if len(body) != (int(lengths[0]) if len(lengths) == 1 and lengths[0].isdigit() else -len(lengths)):
+            return None
+        method, path = request[1].decode(), request[2].decode()
+        scope: dict[str, Any] = {"method": method, "path": path, "http_version": "1.1", "headers": headers, "state": {}}
+        return self._serving.refuse_early(scope)
 
 
 class _NoTask:

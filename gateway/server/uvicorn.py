@@ -136,6 +136,9 @@ class _Protocol(HttpToolsProtocol):
             return
         # Written straight away: under overload, an answer that costs a task would cost those that are let in.
         self.transport.write(refusal)
+        if self.flow.write_paused:  # Whoever asks on and on and reads no answer is no client.
+            self.transport.abort()
+            return
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive or _CLOSING in refusal:
             self.transport.close()
