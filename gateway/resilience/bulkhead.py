@@ -21,7 +21,8 @@ class Bulkhead:
         self._max_queued = max_queued
         self._clock = clock
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._held_s = 0.0
+        self.held_s = 0.0
+        """How long slots are held lately."""
 
     def __repr__(self) -> str:
         return f"<Bulkhead {self.in_use}/{self.slots} in use, {self.queued} queued>"
@@ -32,7 +33,7 @@ class Bulkhead:
 
     def expected_wait_s(self) -> float:
         """How long the next one would probably wait: nothing with a slot free, more the longer slots are held."""
-        return 0.0 if self.in_use < self.slots else (self.queued + 1) * self._held_s / self.slots
+        return 0.0 if self.in_use < self.slots else (self.queued + 1) * self.held_s / self.slots
 
     async def enter(self) -> float:
         """Waits for a slot; the time by which `leave` must be told when it was had."""
@@ -49,17 +50,18 @@ class Bulkhead:
             if turn in self._queue:
                 self._queue.remove(turn)
             elif not turn.cancelled():
-                self._hand_on()
+                self.hand_on()
             raise
         return self._clock.monotonic()
 
     def leave(self, entered_at: float) -> None:
         """Give the slot back that was entered at this time."""
         held_s = self._clock.monotonic() - entered_at
-        self._held_s += WEIGHT * (held_s - self._held_s)
-        self._hand_on()
+        self.held_s += WEIGHT * (held_s - self.held_s)
+        self.hand_on()
 
-    def _hand_on(self) -> None:
+    def hand_on(self) -> None:
+        """Give a slot to the next in line; to nobody, when nobody waits."""
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():

@@ -42,12 +42,13 @@ OnCall = Callable[[Outcome, float, float], None]
 class _Flight:
     """One load under way, and how many wait for it."""
 
-    __slots__ = ("entered_at", "started_at", "task", "ticket", "waiting")
+    __slots__ = ("ends_at", "entered_at", "started_at", "task", "ticket", "waiting")
 
-    def __init__(self, ticket: Ticket, started_at: float) -> None:
+    def __init__(self, ticket: Ticket, started_at: float, ends_at: float) -> None:
         self.task: asyncio.Task[Any]
         self.ticket = ticket
         self.started_at = started_at
+        self.ends_at = ends_at
         self.entered_at: float | None = None
         self.waiting = 0
 
@@ -120,7 +121,8 @@ class Guard:
         ticket = self.breaker.admit()
         if ticket is None:
             raise self._refused(Outcome.OPEN, StoreUnavailable("circuit open after failures"))
-        flight = _Flight(ticket, self._clock.monotonic())
+        now = self._clock.monotonic()
+        flight = _Flight(ticket, now, now + time_left_s)
         flight.task = asyncio.create_task(self._fly(flight, load))
         self._tasks.add(flight.task)
         flight.task.add_done_callback(self._reap)
@@ -137,7 +139,8 @@ class Guard:
             raise self._refused(Outcome.SKIPPED, StoreTimeout(f"{time_left_s * 1000:.0f} ms are too few lately"))
         if len(self._abandoned) >= self._max_abandoned:
             raise self._refused(Outcome.BUSY, StoreUnavailable("too many calls that were given up have not ended"))
-        if self.bulkhead.expected_wait_s() >= time_left_s:
+        wait_s = self.bulkhead.expected_wait_s()
+        if wait_s and wait_s + self.bulkhead.held_s >= time_left_s:
             raise self._refused(Outcome.BUSY, StoreUnavailable("all connections are busy for longer than there is"))
 
     def _refused(self, outcome: Outcome, error: StoreError) -> StoreError:
@@ -145,6 +148,7 @@ class Guard:
         return type(error)(f"{self.name}: {error}")
 
     async def _fly(self, flight: _Flight, load: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        has_waited = self.bulkhead.in_use >= self.bulkhead.slots
         try:
             entered_at = await self.bulkhead.enter()
         except BaseException as error:  # The line was full, or everybody left it.
@@ -152,6 +156,11 @@ class Guard:
             if isinstance(error, StoreUnavailable):
                 raise self._refused(Outcome.BUSY, error) from None
             raise
+        if has_waited and flight.ends_at - entered_at < self.bulkhead.held_s:
+            # It would be given up midway, which costs a connection; the next in line has more time.
+            self.bulkhead.hand_on()
+            flight.ticket.dropped()
+            raise self._refused(Outcome.BUSY, StoreUnavailable("all connections were busy for too long"))
         flight.entered_at = entered_at
         try:
             result = await load()
