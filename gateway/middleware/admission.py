@@ -88,26 +88,24 @@ class Admission:
         if scope["type"] != "http" or scope["path"] in EXEMPT:
             await self._app(scope, receive, send)
             return
-        state = scope["state"]
-        try:
-            if "ticket" in state:
-                await self._take_turn(scope)
-            else:
-                await self._arrive(scope)
-        except Overloaded:
-            await reject(with_cors(scope, send), _REFUSAL)
-            return
+        ticket: Ticket | None = scope["state"].get("ticket")
+        if ticket is None or ticket.turn is not None:
+            try:
+                await (self._arrive(scope) if ticket is None else self._take_turn(scope, ticket))
+            except Overloaded:
+                await reject(with_cors(scope, send), _REFUSAL)
+                return
         try:
             await self._app(scope, receive, send)
         finally:
-            self._leave(scope)
+            self._leave(scope["state"])
 
     async def enter(self, scope: Scope) -> None:
         """Take a place for a request whose body has arrived by now. Raises Overloaded when there is none in time."""
         if self._give_back(scope["state"]):
             if not self._place(scope):
                 raise Overloaded
-            await self._take_turn(scope)
+            await self._take_turn(scope, scope["state"]["ticket"])
 
     async def _arrive(self, scope: Scope) -> None:
         """Let the body arrive first, for which there is room for many, but not for any number."""
@@ -124,46 +122,41 @@ class Admission:
         self.arriving -= is_arriving
         return is_arriving
 
-    async def _take_turn(self, scope: Scope) -> None:
+    async def _take_turn(self, scope: Scope, ticket: Ticket) -> None:
         state = scope["state"]
         gate: Gate = state["gate"]
-        ticket: Ticket = state["ticket"]
-        if ticket.turn is not None:
-            try:
-                await gate.wait(ticket)
-            except Shed as shed:
-                del state["ticket"]
-                self._metrics.shed(self._name_of(scope), shed.reason)
-                raise Overloaded from None
-            except BaseException:
-                del state["ticket"]
+        try:
+            await gate.wait(ticket)
+        except BaseException as error:
+            del state["ticket"]
+            if not isinstance(error, Shed):
                 raise
-        record: RequestRecord | None = state.get("record")
-        state["entered"] = (
-            (self._clock.monotonic() if ticket.since is None else ticket.since),
-            (0.0 if record is None else record.waited_s),
-        )
+            self._metrics.shed(self._name_of(scope), error.reason)
+            raise Overloaded from None
+        if (record := state.get("record")) is not None:
+            ticket.waited_s = record.waited_s
 
-    def _leave(self, scope: Scope) -> None:
-        state = scope["state"]
+    def _leave(self, state: dict[str, Any]) -> None:
         self._give_back(state)
-        if "ticket" in state:
+        ticket: Ticket | None = state.get("ticket")
+        if ticket is not None and ticket.since is not None:
             record: RequestRecord = state["record"]
-            entered_at, waited_s = state["entered"]
-            own_s = self._clock.monotonic() - entered_at - (record.waited_s - waited_s)
+            own_s = None
             # Refusals say nothing about what requests usually take.
-            is_usual = record.error is None and record.status is not None
+            if record.error is None and record.status is not None:
+                own_s = max(0.0, self._clock.monotonic() - ticket.since - (record.waited_s - ticket.waited_s))
             gate: Gate = state["gate"]
-            gate.leave(state["ticket"], max(0.0, own_s) if is_usual else None)
+            gate.leave(ticket, own_s)
 
     def _place(self, scope: Scope) -> bool:
         """Whether the request has a place inside or in line."""
-        if scope["path"] in EXEMPT:
+        path = scope["path"]
+        if path in EXEMPT:
             return True
         settings = self._live.settings
         if settings.concurrency is not self._settings:
             self._follow(settings.concurrency)
-        gate = self._gate_of(scope)
+        gate = self.gates[PARTITIONS[path]] if path in PARTITIONS else self._flags
         ticket = gate.place(settings.requests.budget_ms / 1000)
         if ticket is None:
             self._metrics.shed(self._name_of(scope), gate.last_shed)

@@ -37,7 +37,7 @@ class Shed(Exception):
 class Ticket:
     """A place inside, or in line: then there is a `turn`, done once the slot is had or the ticket shed."""
 
-    __slots__ = ("placed_at", "shed", "since", "timer", "turn")
+    __slots__ = ("placed_at", "shed", "since", "timer", "turn", "waited_s")
 
     def __init__(self, placed_at: float, since: float | None) -> None:
         self.placed_at = placed_at
@@ -46,6 +46,8 @@ class Ticket:
         self.turn: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.shed: ShedReason | None = None
+        self.waited_s = 0.0
+        """What its holder had waited for others before it had the slot."""
 
 
 class Gate:

@@ -61,7 +61,9 @@ class LimitService:
         self._keep_up(limits, record.settings.proxies)
         own = limits.routes.get(route)
         key, rates = ("a:" + client.bucket, limits.address) if own is None else (f"{route}:{client.bucket}", own)
-        decision = await self._decide(key, rates, limits, record)
+        decision = self._local.check(key, rates)
+        if limits.is_fleet_wide and rates:
+            decision = await self._ask_fleet(decision, key, rates, limits, record)
         is_denied = decision.outcome is Outcome.DENY
         origin, is_internal = client.origin, client.origin.is_internal or client.is_trusted
         # A flood that is denied must not outnumber those that a misconfigured balancer hides.
@@ -85,23 +87,26 @@ class LimitService:
         if rates is None:
             rates = limits.token
         if rates:
-            self._judge("token", await self._decide("t:" + token, rates, limits, record), limits, record)
+            decision = self._local.check("t:" + token, rates)
+            if limits.is_fleet_wide:
+                decision = await self._ask_fleet(decision, "t:" + token, rates, limits, record)
+            self._judge("token", decision, limits, record)
 
-    async def _decide(self, key: str, rates: Rates, limits: Limits, record: RequestRecord) -> Decision:
-        decision = self._local.check(key, rates)
-        if self._fleet is None or not limits.is_fleet_wide or not rates:
-            return decision
-        if decision.outcome is Outcome.DENY and limits.on_failure != "allow":
-            return decision
+    async def _ask_fleet(
+        self, local: Decision, key: str, rates: Rates, limits: Limits, record: RequestRecord
+    ) -> Decision:
+        """What all processes together say, given what this one alone says."""
+        if self._fleet is None or (local.outcome is Outcome.DENY and limits.on_failure != "allow"):
+            return local
         began_s = record.duration_s()
         decided = await self._fleet.check(key, rates)
         record.waited_s += record.duration_s() - began_s
         if decided is not None:
-            return decision if decided.outcome is Outcome.ALLOW else decided
+            return local if decided.outcome is Outcome.ALLOW else decided
         self._metrics.fleet_limit_fallbacks.inc()
         if limits.on_failure == "deny":
             return Decision(Outcome.DENY, rates.windows[0][0], 0, 1.0, 1.0)
-        return decision if limits.on_failure == "local" else ALLOW
+        return local if limits.on_failure == "local" else ALLOW
 
     def _judge(self, limit: str, decision: Decision, limits: Limits, record: RequestRecord) -> None:
         if decision.outcome is Outcome.ALLOW:
