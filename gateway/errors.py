@@ -5,13 +5,15 @@ never a 401. Clients retry only 502 and 504, so shedding uses 503.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
+VARY: Final = (b"vary", b"Origin")
+"""On every answer, as its CORS headers repeat the origin."""
 
 
 class GatewayError(Exception):
@@ -220,7 +222,7 @@ def with_cors(scope: Mapping[str, Any], send: Send) -> Send:
 
     async def send_with_cors(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *allowed]
+            message["headers"] = [*message["headers"], *allowed, VARY]
         await send(message)
 
     return send_with_cors
@@ -234,7 +236,6 @@ def cors_headers(headers: Headers) -> Headers:
     return [
         (b"access-control-allow-origin", origin),
         (b"access-control-allow-credentials", b"true"),
-        (b"vary", b"Origin"),
     ]
 
 

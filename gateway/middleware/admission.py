@@ -34,8 +34,8 @@ _BUSY_RATIO: Final = 0.5
 
 _REFUSAL: Final = Overloaded()
 _HEAD: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: %d\r\n"
-    b"content-length: %d\r\n" % (_REFUSAL.retry_after_s or 0, len(_REFUSAL.detail))
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nvary: Origin\r\n"
+    b"retry-after: %d\r\ncontent-length: %d\r\n" % (_REFUSAL.retry_after_s or 0, len(_REFUSAL.detail))
 )
 _BODY: Final = b"\r\n" + _REFUSAL.detail.encode()
 

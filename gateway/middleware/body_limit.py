@@ -23,17 +23,11 @@ class LimitBody:
             return
         record: RequestRecord = scope["state"]["record"]
         bounds = record.settings.requests
-        began_s = record.duration_s()
         try:
             if scope["state"].get("has_body"):  # The engine has it all, so that nothing need be bounded in time.
                 body = await self._read(receive, bounds)
             else:
-                try:
-                    async with asyncio.timeout(bounds.body_timeout_s):
-                        body = await self._read(receive, bounds)
-                except TimeoutError:
-                    raise BodyTimeout from None
-            record.waited_s += record.duration_s() - began_s
+                body = await self._wait_for(receive, bounds, record)
             if (admission := scope["state"].get("admission")) is not None:
                 await admission.enter(scope)
         except GatewayError as error:
@@ -48,6 +42,17 @@ class LimitBody:
             return unread.pop() if unread else await receive()
 
         await self._app(scope, receive_body, send)
+
+    async def _wait_for(self, receive: Receive, bounds: Requests, record: RequestRecord) -> bytes:
+        """The whole body, if it comes in time."""
+        began_s = record.duration_s()
+        try:
+            async with asyncio.timeout(bounds.body_timeout_s):
+                return await self._read(receive, bounds)
+        except TimeoutError:
+            raise BodyTimeout from None
+        finally:
+            record.waited_s += record.duration_s() - began_s
 
     async def _read(self, receive: Receive, bounds: Requests) -> bytes:
         """The whole body. One that is too large is read to its end as well, for a sender reads no answer before."""

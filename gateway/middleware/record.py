@@ -13,6 +13,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.reload import Live
+from gateway.errors import VARY
 from gateway.metrics import Metrics
 from gateway.ports import Clock
 from gateway.resilience.gate import Ticket
@@ -62,7 +63,12 @@ class RecordRequests:
         async def send_onwards(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], id_header, *(NEAR_LIMIT if record.is_near_limit else ())]
+                message["headers"] = [
+                    *message["headers"],
+                    id_header,
+                    VARY,
+                    *(NEAR_LIMIT if record.is_near_limit else ()),
+                ]
             await send(message)
 
         self._metrics.requests_in_flight += 1
