@@ -64,12 +64,11 @@ class Admission:
         """A whole answer for a request that cannot be taken in; None for one that has been, and may go to the app."""
         return None if self._place(scope) else self._refusal(scope)
 
-    def refuse_early(self, scope: Scope) -> bytes | None:
-        """The same for an engine to which a request costs much before it is known; one that may come is only let by."""
-        if scope["path"] in EXEMPT or not self._gate_of(scope).sheds():
-            return None
-        self._metrics.shed(self._name_of(scope), self._gate_of(scope).last_shed)
-        return self._refusal(scope)
+    def release(self, scope: Scope) -> None:
+        """Take back the place of a request of which nothing came after all."""
+        ticket: Ticket | None = scope["state"].get("ticket")
+        if ticket is not None and not ticket.is_taken:
+            scope["state"]["gate"].abandon(ticket)
 
     def _refusal(self, scope: Scope) -> bytes:
         allowed = b"".join(b"%s: %s\r\n" % header for header in cors_headers(scope["headers"]))
@@ -89,6 +88,8 @@ class Admission:
             await self._app(scope, receive, send)
             return
         ticket: Ticket | None = scope["state"].get("ticket")
+        if ticket is not None:
+            ticket.is_taken = True
         if ticket is None or ticket.turn is not None:
             try:
                 await (self._arrive(scope) if ticket is None else self._take_turn(scope, ticket))
@@ -164,9 +165,6 @@ class Admission:
         state = scope["state"]
         state["gate"], state["ticket"] = gate, ticket
         return True
-
-    def _gate_of(self, scope: Scope) -> Gate:
-        return self._flags if scope["path"] not in PARTITIONS else self.gates[PARTITIONS[scope["path"]]]
 
     @staticmethod
     def _name_of(scope: Scope) -> str:

@@ -37,7 +37,7 @@ class Shed(Exception):
 class Ticket:
     """A place inside, or in line: then there is a `turn`, done once the slot is had or the ticket shed."""
 
-    __slots__ = ("placed_at", "shed", "since", "timer", "turn", "waited_s")
+    __slots__ = ("is_taken", "placed_at", "shed", "since", "timer", "turn", "waited_s")
 
     def __init__(self, placed_at: float, since: float | None) -> None:
         self.placed_at = placed_at
@@ -46,6 +46,8 @@ class Ticket:
         self.turn: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.shed: ShedReason | None = None
+        self.is_taken = False
+        """Whether its holder has come with it."""
         self.waited_s = 0.0
         """What its holder had waited for others before it had the slot."""
 
@@ -94,15 +96,6 @@ class Gate:
         self._count(reason)
         return None
 
-    def sheds(self) -> bool:
-        """Whether the next one would be shed at once; if so, it counts as that."""
-        if self.in_flight < self.limit.limit:
-            return False
-        reason = self._reason_to_shed(self.max_wait_s)
-        if reason is not None:
-            self._count(reason)
-        return reason is not None
-
     async def wait(self, ticket: Ticket) -> None:
         """Returns when the ticket has its slot, which `leave` must then be told of.
 
@@ -118,12 +111,16 @@ class Gate:
             else:
                 await ticket.turn
         except asyncio.CancelledError:
-            self._take_out(ticket)
-            self._free(ticket)
+            self.abandon(ticket)
             raise
         if ticket.shed is not None:
             self._count(ticket.shed)
             raise Shed(ticket.shed)
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Give back a place that nobody came for, inside or in line."""
+        self._take_out(ticket)
+        self._free(ticket)
 
     def leave(self, ticket: Ticket, own_s: float | None) -> None:
         """Give the slot back. `own_s` goes to the limit; None when the request says nothing about the usual.

@@ -27,8 +27,8 @@ class Serving(msgspec.Struct, frozen=True):
     server: Callable[[], Server]
     refuse: "Callable[[Any], bytes | None]" = lambda _: None
     """Asked with the scope of a request that is there as a whole: an answer to give instead of asking the app."""
-    refuse_early: "Callable[[Any], bytes | None]" = lambda _: None
-    """The same with what can be told of a request without reading it properly: too many may be refused here."""
+    release: "Callable[[Any], None]" = lambda _: None
+    """Told of a scope that was asked about and let in, of which no request came after all."""
 
 
 class Engine(Protocol):

@@ -90,6 +90,8 @@ class _Connection(TCPServer):
         super().__init__(*args_of_engine)  # type: ignore[arg-type]
         self._books: Connection = connection  # type: ignore[assignment]
         self._serving: Serving = serving  # type: ignore[assignment]
+        self._asked: dict[str, Any] | None = None
+        """The last request that was given a place before the engine read it."""
         self.idle_task = _NoTask()  # type: ignore[assignment]
 
     async def protocol_send(self, event: Event) -> None:
@@ -105,40 +107,66 @@ class _Connection(TCPServer):
             self.writer.transport.abort()
             raise
 
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            if self._asked is not None:
+                self._serving.release(self._asked)
+
     async def _read_data(self) -> None:
         while not self.reader.at_eof():
             try:
                 data = await self.reader.read(MAX_RECV)
             except OSError:
                 break
-            if not isinstance(self.protocol.protocol, H2Protocol):  # Whose frames need not begin a request.
-                if self._books.phase is Phase.IDLE and (refusal := self._refuse(data)) is not None:
-                    self.writer.write(refusal)
-                    await self.writer.drain()
-                    if CLOSING in refusal:
-                        break
-                    continue
-                self._books.head_began()
-            await self.protocol.handle(RawData(data))
+            if isinstance(self.protocol.protocol, H2Protocol):  # Its frames need not begin a request.
+                await self.protocol.handle(RawData(data))
+                continue
+            scope = _whole_request(data) if self._books.phase is Phase.IDLE else None
+            if scope is not None and (refusal := self._serving.refuse(scope)) is not None:
+                self.writer.write(refusal)
+                await self.writer.drain()
+                if CLOSING in refusal:
+                    break
+                continue
+            self._books.head_began()
+            if scope is None:
+                await self.protocol.handle(RawData(data))
+            else:
+                await self._handle_placed(scope, data)
         await self.protocol.handle(Closed())
 
-    def _refuse(self, data: bytes) -> bytes | None:
-        """An answer to a request that came in one piece, while there are too many; None lets the engine read it.
+    async def _handle_placed(self, scope: dict[str, Any], data: bytes) -> None:
+        """Have the engine read a request that has its place already, which it finds in its state."""
+        self._asked, begun = scope, self._books.requests
+        shared = self.protocol.state
+        shared.update(scope["state"])
+        try:
+            await self.protocol.handle(RawData(data))
+        finally:
+            for name in scope["state"]:
+                shared.pop(name, None)
+            if self._books.requests == begun:  # The engine found something wrong with it.
+                self._serving.release(scope)
 
-        Reading one costs the engine as much as answering it: under overload, those let in would have to pay for that.
-        """
-        request = _REQUEST.match(data)
-        if request is None:
-            return None
-        head, _, body = data.partition(b"\r\n\r\n")
-        named = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
-        headers = [(name.lower(), value.strip()) for name, _, value in named]
-        lengths = [value for name, value in headers if name in _FRAMING]
-        if len(body) != (int(lengths[0]) if len(lengths) == 1 and lengths[0].isdigit() else -len(lengths)):
-            return None
-        method, path = request[1].decode(), request[2].decode()
-        scope: dict[str, Any] = {"method": method, "path": path, "http_version": "1.1", "headers": headers, "state": {}}
-        return self._serving.refuse_early(scope)
+
+def _whole_request(data: bytes) -> dict[str, Any] | None:
+    """What can be told at once of a request that came in one piece; None when it had better be read properly.
+
+    Reading one costs the engine as much as answering it: under overload, those let in would have to pay for that.
+    """
+    request = _REQUEST.match(data)
+    if request is None:
+        return None
+    head, _, body = data.partition(b"\r\n\r\n")
+    named = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
+    headers = [(name.lower(), value.strip()) for name, _, value in named]
+    lengths = [value for name, value in headers if name in _FRAMING]
+    if len(body) != (int(lengths[0]) if len(lengths) == 1 and lengths[0].isdigit() else -len(lengths)):
+        return None
+    method, path = request[1].decode(), request[2].decode()
+    return {"method": method, "path": path, "http_version": "1.1", "headers": headers, "state": {}}
 
 
 class _NoTask:

@@ -136,7 +136,7 @@ class Worker:
         self._connections = Connections(self._server, now, self._metrics.connection_ended)
         self._engine = make_engine(
             name_of_engine(server),
-            Serving(self._in_flight, state, self._connections, self._server, app.refuse, app.refuse_early),
+            Serving(self._in_flight, state, self._connections, self._server, app.refuse, app.release),
         )
         most = open_files() - SPARE_DESCRIPTORS
         self._acceptor = Acceptor(

@@ -324,3 +324,29 @@ async def test_admission__more_bodies_at_once_than_fit__are_refused(doors: list[
     await at.cancel(0)
     assert statuses(await at.come()) == [None]
     assert at.admission.arriving == 2
+
+
+@pytest.mark.parametrize("queued", [0, 1])
+async def test_release__request_that_never_came__gives_its_place_back(doors: list[Door], queued: int) -> None:
+    """A place given before the request was read is free again when nothing came of it, inside or in line."""
+    at = door(doors, mode="fixed", limit=1, max_queued=1)
+    scopes = [asked() for _ in range(queued + 1)]
+    assert [at.admission.refuse(scope) for scope in scopes] == [None] * len(scopes)
+    at.admission.release(scopes[-1])
+    gate = at.admission.gates["flags"]
+    assert (gate.in_flight, gate.queued) == (queued, 0)
+
+
+async def test_release__request_that_came__keeps_its_place(doors: list[Door]) -> None:
+    """Whoever has come with a place leaves by themselves, once."""
+    at = door(doors, mode="fixed", limit=1, max_queued=0)
+    scope = asked()
+    assert at.admission.refuse(scope) is None
+    coming = asyncio.create_task(at.admission(scope, nothing, Sent()))
+    await settle()
+    at.admission.release(scope)
+    assert at.admission.gates["flags"].in_flight == 1
+    await at.let_all_go()
+    await coming
+    at.admission.release(scope)
+    assert at.admission.gates["flags"].in_flight == 0

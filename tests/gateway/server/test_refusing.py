@@ -24,12 +24,17 @@ class Refusing:
     def __init__(self) -> None:
         self.refused: list[tuple[str, str]] = []
         self.answered: list[str] = []
+        self.released: list[str] = []
 
     def refuse(self, scope: Any) -> bytes | None:
         if scope["path"] not in ("/full", "/last"):
             return None
         self.refused.append((scope["method"], scope["path"]))
         return LAST if scope["path"] == "/last" else REFUSAL
+
+    def release(self, scope: Any) -> None:
+        if scope["path"] not in self.answered:
+            self.released.append(scope["path"])
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body"):
@@ -44,8 +49,8 @@ async def at(engine: str) -> AsyncIterator[tuple[Refusing, int]]:
     loop = asyncio.get_running_loop()
     door, server = Refusing(), Server()
     connections = Connections(lambda: server, loop.time)
-    refuses = {"uvicorn": {"refuse": door.refuse}, "hypercorn": {"refuse_early": door.refuse}}[engine]
-    serving = Serving(InFlight(door.app, loop.time), {}, connections, lambda: server, **refuses)
+    app = InFlight(door.app, loop.time)
+    serving = Serving(app, {}, connections, lambda: server, door.refuse, door.release)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     port = listener.getsockname()[1]
@@ -135,3 +140,15 @@ async def test_refused__client_that_reads_nothing__is_cut_off(at: tuple[Refusing
         except (TimeoutError, ConnectionError):
             pass
     assert sent < 200_000
+
+
+async def test_let_in__engine_finds_it_wrong__place_is_given_back(at: tuple[Refusing, int], engine: str) -> None:
+    """A request that looked whole and is none keeps no place."""
+    door, port = at
+    answer = await told(port, b"POST /wrong HTTP/1.1\r\nHost: a\r\nHost: b\r\nBad Name: x\r\n\r\n", answers=1)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert door.answered == []
+    if engine == "hypercorn":  # The other asks only about what it has read.
+        async with asyncio.timeout(5):
+            while not door.released:
+                await asyncio.sleep(0.01)
