@@ -1,120 +1,17 @@
 """Who is taken in, who waits, and who is refused at once; and that a place is given back whatever happens."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
 
 import h11
 import pytest
-from starlette.types import Receive, Scope, Send
 
-from config.edge import Concurrency
-from config.reload import Live
-from config.settings import Settings
-from gateway.errors import Overloaded, reject, with_cors
-from gateway.metrics import Metrics
-from gateway.middleware.admission import Admission
-from gateway.telemetry import RequestRecord
-from tests.fakes import FakeClock
-from tests.gateway.middleware.test_record import Sent, answering, nothing
+from gateway.errors import Overloaded
+from tests.gateway.middleware.door import Door, asked, door, statuses
+from tests.gateway.middleware.test_record import Sent, nothing
 from tests.gateway.serving import settle
 
 DEFINITIONS, BOOTSTRAP = "/flags/definitions", "/bootstrap"
 ORIGIN = (b"origin", b"https://example.com")
-
-
-def asked(path: str = "/flags", *headers: tuple[bytes, bytes], method: str = "POST", version: str = "1.1") -> Scope:
-    return {"type": "http", "method": method, "http_version": version, "path": path, "headers": headers, "state": {}}
-
-
-class Door:
-    """Admission before an app in which each request stays until it is let go."""
-
-    def __init__(self, **chosen: Any) -> None:
-        self.clock = FakeClock()
-        self.live = Live(Settings(concurrency=Concurrency(**chosen)))
-        self.admission = Admission(self._app, self.live, self.clock, Metrics())
-        self.inside: list[Scope] = []
-        self.waited_s = 0.0
-        """What requests say that they waited for others."""
-        self.has_body = asyncio.Event()
-        """Whether bodies come with their heads; cleared, clients send slowly."""
-        self.has_body.set()
-        self._may_leave = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def __len__(self) -> int:
-        return len(self.inside)
-
-    async def come(self, scope: Scope | None = None, times: int = 1) -> list[Sent]:
-        """What has been sent to so many requests, and will be."""
-        answers = [Sent() for _ in range(times)]
-        for sent in answers:
-            mine = {**(scope or asked()), "state": {}}
-            self._tasks.append(asyncio.create_task(self.admission(mine, nothing, sent)))
-        await settle()
-        return answers
-
-    async def let_all_go(self) -> None:
-        self._may_leave.set()
-        self._may_leave.clear()  # Those who come in only now stay.
-        await settle()
-
-    async def cancel(self, number: int) -> None:
-        self._tasks[number].cancel()
-        await settle()
-        assert self._tasks[number].cancelled()
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def change(self, **chosen: Any) -> None:
-        """Reload with these settings."""
-        self.live.settings = Settings(concurrency=Concurrency(**chosen))
-
-    def limit(self) -> int:
-        return self.admission.gates["flags"].limit.limit
-
-    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = RequestRecord(self.clock, self.live.settings, 1, request_id="", method="", path="", user_agent="")
-        scope["state"]["record"] = record
-        await self.has_body.wait()
-        try:
-            if "admission" in scope["state"]:
-                await scope["state"]["admission"].enter(scope)
-        except Overloaded as error:
-            record.error = error.code
-            await reject(with_cors(scope, send), error)
-            return
-        record.waited_s += self.waited_s
-        self.inside.append(scope)
-        try:
-            await self._may_leave.wait()
-            await answering(scope, receive, send)
-            record.status = 204
-        finally:
-            self.inside.remove(scope)
-
-
-@pytest.fixture
-async def doors() -> AsyncIterator[list[Door]]:
-    """Doors to be closed in the end."""
-    made: list[Door] = []
-    yield made
-    for each in made:
-        await each.close()
-
-
-def door(doors: list[Door], **chosen: Any) -> Door:
-    doors.append(Door(**chosen))
-    return doors[-1]
-
-
-def statuses(answers: list[Sent]) -> list[int | None]:
-    """None where there is no answer yet."""
-    return [sent[0]["status"] if sent else None for sent in answers]
 
 
 @pytest.mark.parametrize(("mode", "taken"), [("fixed", 2), ("off", 5)])
@@ -299,54 +196,4 @@ async def test_refuse__let_in__keeps_the_place_for_the_app(doors: list[Door]) ->
     assert at.admission.gates["flags"].in_flight == len(at) == 1
     await at.let_all_go()
     await running
-    assert at.admission.gates["flags"].in_flight == 0
-
-
-async def test_admission__bodies_that_come_slowly__take_no_place(doors: list[Door]) -> None:
-    """Clients that send slowly keep nobody out; each takes a place only when its body is there."""
-    at = door(doors, mode="fixed", limit=1, max_queued=0)
-    at.has_body.clear()
-    slow = await at.come(times=20)
-    assert at.admission.arriving == 20
-    assert at.admission.gates["flags"].in_flight == 0
-    at.has_body.set()
-    await settle()
-    assert statuses(slow).count(None) == len(at) == 1
-    assert statuses(slow).count(503) == 19
-    assert at.admission.arriving == 0
-
-
-async def test_admission__more_bodies_at_once_than_fit__are_refused(doors: list[Door]) -> None:
-    """concurrency.ceiling: as many may be sending their bodies, and their places are free again when they leave."""
-    at = door(doors, mode="fixed", limit=5, floor=1, ceiling=2)
-    at.has_body.clear()
-    assert statuses(await at.come(times=3)) == [None, None, 503]
-    await at.cancel(0)
-    assert statuses(await at.come()) == [None]
-    assert at.admission.arriving == 2
-
-
-@pytest.mark.parametrize("queued", [0, 1])
-async def test_release__request_that_never_came__gives_its_place_back(doors: list[Door], queued: int) -> None:
-    """A place given before the request was read is free again when nothing came of it, inside or in line."""
-    at = door(doors, mode="fixed", limit=1, max_queued=1)
-    scopes = [asked() for _ in range(queued + 1)]
-    assert [at.admission.refuse(scope) for scope in scopes] == [None] * len(scopes)
-    at.admission.release(scopes[-1])
-    gate = at.admission.gates["flags"]
-    assert (gate.in_flight, gate.queued) == (queued, 0)
-
-
-async def test_release__request_that_came__keeps_its_place(doors: list[Door]) -> None:
-    """Whoever has come with a place leaves by themselves, once."""
-    at = door(doors, mode="fixed", limit=1, max_queued=0)
-    scope = asked()
-    assert at.admission.refuse(scope) is None
-    coming = asyncio.create_task(at.admission(scope, nothing, Sent()))
-    await settle()
-    at.admission.release(scope)
-    assert at.admission.gates["flags"].in_flight == 1
-    await at.let_all_go()
-    await coming
-    at.admission.release(scope)
     assert at.admission.gates["flags"].in_flight == 0

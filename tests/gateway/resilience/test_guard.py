@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,60 +11,10 @@ from gateway.resilience.breaker import Breaker, BreakerPolicy, State
 from gateway.resilience.bulkhead import Bulkhead
 from gateway.resilience.guard import FASTEST_WINDOW_S, Guard
 from tests.fakes import FakeClock
+from tests.gateway.resilience.conftest import Dependency
 from tests.gateway.serving import settle
 
 SHORT_S = 0.01
-
-
-class Dependency:
-    """Answers when its gate is open, or raises `error`."""
-
-    def __init__(self) -> None:
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.error: BaseException | None = None
-        self.calls = 0
-        self.cancelled = 0
-        self.is_stubborn = False
-
-    async def load(self) -> int:
-        self.calls += 1
-        while not self.gate.is_set():
-            try:
-                await self.gate.wait()
-            except asyncio.CancelledError:
-                self.cancelled += 1
-                if not self.is_stubborn:
-                    raise
-        if self.error is not None:
-            raise self.error
-        return self.calls
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def outcomes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def dependency() -> Dependency:
-    return Dependency()
-
-
-@pytest.fixture
-async def guard(clock: FakeClock, outcomes: list[str]) -> AsyncIterator[Guard]:
-    breaker = Breaker(BreakerPolicy(min_calls=3), clock, jitter=lambda: 0.0)
-
-    def on_call(outcome: str, waited_s: float, took_s: float) -> None:
-        outcomes.append(outcome)
-
-    async with Guard("persons", breaker, Bulkhead(2, 2, clock), clock, on_call=on_call, max_abandoned=2) as guard:
-        yield guard
 
 
 async def test_call__dependency_answers__gives_the_answer(
@@ -255,71 +204,6 @@ async def test_call__less_time_than_the_quickest_lately__does_not_ask(
     clock.advance(3 * FASTEST_WINDOW_S)
     assert await guard.call(dependency.load, 0.1) == 2
     assert outcomes == ["ok", "skipped", "skipped", "ok", "ok"]
-
-
-async def test_call__all_slots_taken__waits_its_turn_or_is_skipped(
-    guard: Guard, dependency: Dependency, outcomes: list[str], clock: FakeClock
-) -> None:
-    """A short line forms; who would wait longer than they can, or finds it full, is refused at once."""
-    dependency.gate.clear()
-    running = [asyncio.ensure_future(guard.call(dependency.load, 1)) for _ in range(2)]
-    await settle()
-    waiting = [asyncio.ensure_future(guard.call(dependency.load, 20)) for _ in range(2)]
-    await settle()
-    with pytest.raises(StoreUnavailable, match="persons: 2 calls are waiting already"):
-        await guard.call(dependency.load, 1)
-    clock.advance(5)
-    dependency.gate.set()
-    await asyncio.gather(*running, *waiting)
-    dependency.gate.clear()
-    running = [asyncio.ensure_future(guard.call(dependency.load, 1)) for _ in range(2)]
-    await settle()
-    with pytest.raises(StoreUnavailable, match="busy for longer"):
-        await guard.call(dependency.load, 0.1)
-    dependency.gate.set()
-    await asyncio.gather(*running)
-    assert guard.breaker.state is State.CLOSED
-    assert outcomes.count("busy") == 2
-
-
-async def test_call__turn_comes_when_little_time_is_left__is_not_begun(
-    guard: Guard, dependency: Dependency, outcomes: list[str], clock: FakeClock
-) -> None:
-    """A load that would be given up midway is not begun: the next in line has more time, and gets the turn."""
-    dependency.gate.clear()
-    running = [asyncio.ensure_future(guard.call(dependency.load, 20)) for _ in range(2)]
-    await settle()
-    late, in_time = (asyncio.ensure_future(guard.call(dependency.load, time_s)) for time_s in (5.5, 20))
-    await settle()
-    clock.advance(5)
-    dependency.gate.set()
-    await asyncio.gather(*running, in_time)
-    with pytest.raises(StoreUnavailable, match="busy for too long"):
-        await late
-    assert dependency.calls == 3
-    assert sorted(outcomes) == ["busy", "ok", "ok", "ok"]
-    assert guard.bulkhead.in_use == 0
-    assert await guard.call(dependency.load, 0.1) == 4
-
-
-async def test_call__out_of_time_while_waiting_for_a_slot__is_not_held_against_the_dependency(
-    guard: Guard, dependency: Dependency, outcomes: list[str]
-) -> None:
-    """Waiting in line is our business, not a failure of what was never asked."""
-    dependency.gate.clear()
-    running = [asyncio.ensure_future(guard.call(dependency.load, 1)) for _ in range(2)]
-    await settle()
-    with pytest.raises(StoreTimeout):
-        await guard.call(dependency.load, SHORT_S)
-    leaving = asyncio.ensure_future(guard.call(dependency.load, 1))
-    await settle()
-    leaving.cancel()
-    await settle()
-    dependency.gate.set()
-    await asyncio.gather(*running)
-    assert outcomes == ["busy", "gone", "ok", "ok"]
-    assert dependency.calls == 2
-    assert repr(guard.breaker) == "<Breaker closed, 2 calls, 0 failed, 0 slow>"
 
 
 async def test_close__loads_under_way__are_cancelled_and_nothing_is_left(
