@@ -51,13 +51,13 @@ def test_log__text__is_one_readable_line(stderr: Callable[[], str]) -> None:
 def test_log__record_from_elsewhere__is_the_event_log(stderr: Callable[[], str], style: str) -> None:
     """What a library logs comes in the same form, as the event "log" with its logger's name."""
     set_up_logging(Log(format=style))  # type: ignore[arg-type]
-    logging.getLogger("hypercorn.error").warning("%d of %d", 1, 2)
+    logging.getLogger("somewhere.else").warning("%d of %d", 1, 2)
     written = stderr()
     if style == "json":
         line = json.loads(written)
-        assert (line["event"], line["logger"], line["message"]) == ("log", "hypercorn.error", "1 of 2")
+        assert (line["event"], line["logger"], line["message"]) == ("log", "somewhere.else", "1 of 2")
     else:
-        assert written.endswith('WARNING log logger="hypercorn.error" message="1 of 2"\n')
+        assert written.endswith('WARNING log logger="somewhere.else" message="1 of 2"\n')
 
 
 @pytest.mark.parametrize("style", ["json", "text"])
