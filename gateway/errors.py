@@ -216,16 +216,20 @@ async def reject(send: Send, error: GatewayError) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def with_cors(scope: Mapping[str, Any], send: Send) -> Send:
-    """Lets a browser read what is sent from beyond the middleware that does so for every other answer."""
-    allowed = cors_headers(scope["headers"])
+def with_headers(send: Send, *headers: tuple[bytes, bytes]) -> Send:
+    """The same, with these headers in the answer as well."""
 
-    async def send_with_cors(message: Message) -> None:
+    async def send_onwards(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *allowed, VARY]
+            message["headers"] = [*message["headers"], *headers]
         await send(message)
 
-    return send_with_cors
+    return send_onwards
+
+
+def with_cors(scope: Mapping[str, Any], send: Send) -> Send:
+    """Lets a browser read what is sent from beyond the middleware that does so for every other answer."""
+    return with_headers(send, *cors_headers(scope["headers"]), VARY)
 
 
 def cors_headers(headers: Headers) -> Headers:

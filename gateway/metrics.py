@@ -54,11 +54,31 @@ class Phase(StrEnum):
     ENCODE = "encode"
 
 
-class Metrics:
-    """A registry of its own, so that one process can hold several."""
+class Families:
+    """Metrics in a registry of their own, so that one process can hold several."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+
+    def _counter(self, name: str, says: str, labels: Iterable[str] = ()) -> Counter:
+        return Counter(PREFIX + name, says, labels, registry=self._registry)
+
+    def _gauge(self, name: str, says: str, labels: Iterable[str] = ()) -> Gauge:
+        return Gauge(PREFIX + name, says, labels, registry=self._registry)
+
+    def families(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """The type and the labels of each family by its name."""
+        found = [it for it in self.__dict__.values() if isinstance(it, Counter | Gauge | Histogram)]
+        hot = [it for it in self.__dict__.values() if isinstance(it, HotCounter | HotHistogram)]
+        described = {family.name: (family.type, it._labelnames) for it in found for family in it.describe()}  # noqa: SLF001
+        return described | {family.name: (family.type, it.labelnames) for it in hot for family in it.describe()}
+
+
+class Metrics(Families):
+    """Those of a worker."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._callbacks: list[Callable[[], None]] = []
         self._requests = self._hot_counter("requests_total", "Requests answered.", ("endpoint", "status_class"))
         self._request_s = self._hot_histogram("request_duration_seconds", "From arrival to the answer.", ("endpoint",))
@@ -148,12 +168,6 @@ class Metrics:
         self._call_of = {(name, end): self._calls.labels(name, end) for name in DEPENDENCIES for end in CALL_OUTCOMES}
         self._call_s_of = _bound(self._call_s, DEPENDENCIES)
         self._wait_s_of = _bound(self._wait_s, DEPENDENCIES)
-
-    def _counter(self, name: str, says: str, labels: Iterable[str] = ()) -> Counter:
-        return Counter(PREFIX + name, says, labels, registry=self._registry)
-
-    def _gauge(self, name: str, says: str, labels: Iterable[str] = ()) -> Gauge:
-        return Gauge(PREFIX + name, says, labels, registry=self._registry)
 
     def _histogram(self, name: str, says: str, labels: Iterable[str] = ()) -> Histogram:
         return Histogram(PREFIX + name, says, labels, registry=self._registry, buckets=_SECONDS)
@@ -251,13 +265,6 @@ class Metrics:
             except Exception as error:  # One broken gauge must not hide all the others.
                 log_event("metric_crashed", logging.ERROR, exception=error)
         return generate_latest(self._registry)
-
-    def families(self) -> dict[str, tuple[str, tuple[str, ...]]]:
-        """The type and the labels of each family by its name."""
-        found = [it for it in self.__dict__.values() if isinstance(it, Counter | Gauge | Histogram)]
-        hot = [it for it in self.__dict__.values() if isinstance(it, HotCounter | HotHistogram)]
-        described = {family.name: (family.type, it._labelnames) for it in found for family in it.describe()}  # noqa: SLF001
-        return described | {family.name: (family.type, it.labelnames) for it in hot for family in it.describe()}
 
 
 def _bound(family: _Family[Family_co], values: Iterable[str]) -> dict[str, Family_co]:

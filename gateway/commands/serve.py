@@ -7,8 +7,9 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 from shutil import which
+from socket import socket
 
-from config.settings import advise
+from config.settings import Metrics, advise
 from config.sources import Loaded, load
 from gateway.commands import CommandFailed
 from gateway.server.control import controlled
@@ -43,13 +44,10 @@ def run(loaded: Loaded, args: Namespace) -> int:
         tls_context(server)
         listener = bind(server.host, server.port, server.backlog)
         url = url_of(listener, scheme)
-        aside = bind(metrics.host, metrics.port, METRICS_BACKLOG) if metrics.is_enabled else None
+        aside = _bind_for_metrics(metrics) if metrics.is_enabled else None
         aside_url = url_of(aside) if aside else None
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, CannotServe) as error:
         raise CommandFailed(str(error)) from None
-    except CannotServe as error:
-        hint = " (for metrics: metrics.port, or metrics.is_enabled=false)" if f":{metrics.port}:" in str(error) else ""
-        raise CommandFailed(f"{error}{hint}") from None
     for problem in advise(settings):
         log_event("settings_questionable", logging.WARNING, problem=problem)
 
@@ -69,6 +67,13 @@ def run(loaded: Loaded, args: Namespace) -> int:
             return await supervisor.run()
 
     return asyncio.run(supervise())
+
+
+def _bind_for_metrics(metrics: Metrics) -> socket:
+    try:
+        return bind(metrics.host, metrics.port, METRICS_BACKLOG)
+    except CannotServe as error:
+        raise CannotServe(f"{error} (for metrics: metrics.port, or metrics.is_enabled=false)") from None
 
 
 def _how_we_were_called() -> str:

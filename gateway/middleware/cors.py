@@ -4,9 +4,9 @@ Preflights are the library's. Invariant: whatever is answered further in, refusa
 """
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import cors_headers
+from gateway.errors import cors_headers, with_headers
 
 EXPOSED = (
     "x-posthog-rate-limit-warning", "x-request-id", "x-flagstone-snapshot", "x-flagstone-degraded", "retry-after",
@@ -38,11 +38,4 @@ class AllowOrigins:
             await self._preflight(scope, receive, send)
             return
         # The library's way of adding headers costs several times as much, for each request.
-        allowed = [*cors_headers(scope["headers"]), _EXPOSE]
-
-        async def send_onwards(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *allowed]
-            await send(message)
-
-        await self._app(scope, receive, send_onwards)
+        await self._app(scope, receive, with_headers(send, *cors_headers(scope["headers"]), _EXPOSE))

@@ -6,9 +6,9 @@ and its connection is closed, for what follows on it may not be what it seems.
 
 from typing import Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import AmbiguousLength, CleartextHttp2, GatewayError, HeadersTooLarge, reject
+from gateway.errors import AmbiguousLength, CleartextHttp2, GatewayError, HeadersTooLarge, reject, with_headers
 from gateway.telemetry import RequestRecord
 
 MAX_HEADERS: Final = 100
@@ -27,13 +27,8 @@ class WireGuard:
             return
         record: RequestRecord = scope["state"]["record"]
         record.error = error.code
-
-        async def send_and_close(message: Message) -> None:
-            if message["type"] == "http.response.start" and scope["http_version"] != "2":
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        await reject(send_and_close, error)
+        is_http2 = scope["http_version"] == "2"  # Which has no word for it.
+        await reject(send if is_http2 else with_headers(send, (b"connection", b"close")), error)
 
 
 def _problem(scope: Scope) -> GatewayError | None:

@@ -20,7 +20,7 @@ from gateway.server.channel import (
     Prepared,
     SupervisorEnd,
     supervisor_end,
-)  # fmt: skip
+)
 
 
 class State(Enum):

@@ -14,8 +14,6 @@ from config.server import Server
 
 SWEEP_S: Final = 1.0
 """How often bounds are checked, and by how much they may be exceeded."""
-
-
 LOOKED_AT: Final = 64
 """Idle connections looked at to find one to end, so that finding it takes no time however many there are."""
 
@@ -156,8 +154,8 @@ class Connections:
 
     def close_idle(self) -> None:
         """Close those that nothing is under way on."""
-        for connection in tuple(self._idle):
-            self._idle.pop(connection, None)
+        idle, self._idle = self._idle, {}
+        for connection in idle:
             connection.transport.close()
 
     def abort(self) -> int:
@@ -175,10 +173,9 @@ class Connections:
 
     def _end(self, connection: Connection, reason: str) -> None:
         self._on_ended(reason)
-        # Not closed but cut: closing would wait for the client to take what was written.
         self._forget(connection)
         if connection.transport.get_write_buffer_size():
-            connection.transport.abort()
+            connection.transport.abort()  # Closing would wait for the client to take what was written.
         else:
             connection.transport.close()
 

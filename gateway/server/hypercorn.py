@@ -16,6 +16,7 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
 from priority.priority import TooManyStreamsError
 
+from gateway.server.background import Background
 from gateway.server.connections import Connection, Phase
 from gateway.server.engines import Serving
 from gateway.telemetry import log_event
@@ -41,7 +42,7 @@ class HypercornEngine:
         self._config.accesslog = None
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.errorlog.setLevel(logging.ERROR)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     def make_protocol(self) -> asyncio.BaseProtocol:
         reader = asyncio.StreamReader(MAX_RECV, self._loop)
@@ -51,15 +52,11 @@ class HypercornEngine:
         self._config.keep_alive_max_requests = self._serving.server().max_requests_per_connection
 
     def close_connections(self) -> None:
-        task = self._loop.create_task(self._context.terminated.set())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.spawn(self._context.terminated.set())
 
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = self._serving.connections.opened(writer.transport)  # type: ignore[arg-type]
-        task = self._loop.create_task(self._run(connection, reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.spawn(self._run(connection, reader, writer))
 
     async def _run(self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -9,13 +9,14 @@ import logging
 import random
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
 from config.reload import dumps
 from config.sources import Loaded
+from gateway.server.background import Background
 from gateway.server.channel import (
     Accepting,
     Begin,
@@ -31,7 +32,7 @@ from gateway.server.channel import (
     Ready,
     Rendered,
     ReplaceMe,
-)  # fmt: skip
+)
 from gateway.server.child import Child, State
 from gateway.server.gathering import Gathering
 from gateway.server.reloading import InForce, Outcome
@@ -79,7 +80,7 @@ class Supervisor:
         self._changing = asyncio.Lock()
         """Held while workers are replaced or settings change, so that neither happens amid the other."""
         self._gathering = Gathering(self.tally, self.children)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     def __repr__(self) -> str:
         return f"<Supervisor of {list(self.children.values())!r}>"
@@ -88,8 +89,8 @@ class Supervisor:
         """The exit code, once stopped: 0 when told to and all went in order."""
         self._on(signal.SIGTERM, self.stop)
         self._on(signal.SIGINT, self.stop, False)
-        self._on(signal.SIGHUP, lambda: self.spawn(self._reload_and_forget()))
-        self._on(signal.SIGUSR2, lambda: self.spawn(self._roll_and_forget()))
+        self._on(signal.SIGHUP, lambda: self._background.spawn(self.reload()))
+        self._on(signal.SIGUSR2, lambda: self._background.spawn(self.roll()))
         # The first one alone, so that what keeps workers from starting is told once.
         first = await self._start()
         await first.becomes(State.ACCEPTING, START_TIMEOUT_S)
@@ -101,17 +102,6 @@ class Supervisor:
 
     def _on(self, number: signal.Signals, do: Callable[..., object], *args: object) -> None:
         self._loop.add_signal_handler(number, do, *args)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do this meanwhile."""
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log_event("task_crashed", logging.ERROR, exception=error)
 
     def stop(self, has_lame_duck: bool = True) -> None:
         """Stop in order; told twice, without waiting for anybody."""
@@ -131,7 +121,7 @@ class Supervisor:
         finally:
             self._being_born.remove(index)
         child.send(Begin(index, dumps(self.in_force.settings)))
-        self.spawn(self._look_after(child))
+        self._background.spawn(self._look_after(child))
         return child
 
     async def _look_after(self, child: Child) -> None:
@@ -156,9 +146,9 @@ class Supervisor:
             case Prepared() | Committed():
                 child.answered(message)
             case ReplaceMe(reason=reason):
-                self.spawn(self._replace_alone(child, reason))
+                self._background.spawn(self._replace_alone(child, reason))
             case Gather(query=query):
-                self.spawn(self._gathering.gather(child, query))
+                self._background.spawn(self._gathering.gather(child, query))
             case Rendered():
                 self._gathering.rendered(message)
 
@@ -224,9 +214,6 @@ class Supervisor:
                     return False
         return True
 
-    async def _roll_and_forget(self) -> None:
-        await self.roll()
-
     async def _replace_alone(self, child: Child, reason: str) -> None:
         async with self._changing:
             if child.state in (State.ACCEPTING, State.READY):
@@ -267,9 +254,6 @@ class Supervisor:
         """Read the settings anew and put in force what can be, in all workers or in none."""
         async with self._changing:
             return await self.in_force.reload()
-
-    async def _reload_and_forget(self) -> None:
-        await self.reload()
 
     # Stopping.
 

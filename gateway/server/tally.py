@@ -6,9 +6,9 @@ Joined to the workers' own metrics by exposition.py. Invariant: as in metrics.py
 from collections.abc import Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import generate_latest
 
-from gateway.metrics import PREFIX
+from gateway.metrics import Families
 
 STATES: Final = ("starting", "accepting", "ready", "leaving")
 CAUSES: Final = ("exit", "killed", "crashed")
@@ -17,15 +17,15 @@ RESULTS: Final = ("changed", "unchanged", "refused", "failed")
 _FAULTS: Final = {-4, -6, -7, -8, -11}
 
 
-class Tally:
+class Tally(Families):
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._workers = self._gauge("workers", "Workers by what they are doing.", "state")
-        self._exits = self._counter("worker_exits_total", "Workers that ended without being told to.", "cause")
+        super().__init__()
+        self._workers = self._gauge("workers", "Workers by what they are doing.", ("state",))
+        self._exits = self._counter("worker_exits_total", "Workers that ended without being told to.", ("cause",))
         self._replaced = self._counter(
-            "worker_replacements_total", "Workers whose place a new one was to take.", "reason", "result"
+            "worker_replacements_total", "Workers whose place a new one was to take.", ("reason", "result")
         )
-        self._reloads = self._counter("reloads_total", "Reloads of the settings.", "result")
+        self._reloads = self._counter("reloads_total", "Reloads of the settings.", ("result",))
         self._is_good = self._gauge("last_reload_good", "Whether the last reload left nothing to complain of.")
         self._is_good.set(1)
         self._generation = self._gauge("supervisor_settings_generation", "Times that settings were put in force.")
@@ -36,12 +36,6 @@ class Tally:
                 self._replaced.labels(reason, result)
         for result in RESULTS:
             self._reloads.labels(result)
-
-    def _gauge(self, name: str, says: str, *labels: str) -> Gauge:
-        return Gauge(PREFIX + name, says, labels, registry=self._registry)
-
-    def _counter(self, name: str, says: str, *labels: str) -> Counter:
-        return Counter(PREFIX + name, says, labels, registry=self._registry)
 
     def exited(self, code: int) -> None:
         """A worker ended with this code, negative for a signal."""
@@ -60,8 +54,3 @@ class Tally:
         for state in STATES:
             self._workers.labels(state).set(states.count(state))
         return generate_latest(self._registry)
-
-    def families(self) -> dict[str, tuple[str, tuple[str, ...]]]:
-        """The type and the labels of each family by its name."""
-        found = [it for it in self.__dict__.values() if isinstance(it, Counter | Gauge)]
-        return {family.name: (family.type, it._labelnames) for it in found for family in it.describe()}  # noqa: SLF001

@@ -12,7 +12,6 @@ import math
 import random
 import signal
 import socket
-from collections.abc import Coroutine
 from contextlib import suppress
 from itertools import count
 from time import process_time
@@ -20,12 +19,14 @@ from typing import Any, Final
 
 from config.reload import Live, loads
 from config.server import Server
+from config.settings import Settings
 from gateway.app import create_app
 from gateway.management import Management
 from gateway.metrics import Metrics
 from gateway.middleware.admission import Admission
 from gateway.ports import Deadline, SystemClock
 from gateway.server.acceptor import Acceptor
+from gateway.server.background import Background
 from gateway.server.channel import (
     Accepting,
     Begin,
@@ -46,7 +47,7 @@ from gateway.server.channel import (
     ReplaceMe,
     WorkerEnd,
     worker_end,
-)  # fmt: skip
+)
 from gateway.server.connections import SWEEP_S, Connections
 from gateway.server.engines import Engine, Serving, make_engine, name_of_engine, new_event_loop
 from gateway.server.exposition import merged
@@ -111,11 +112,11 @@ class Worker:
         self._live = live
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._prepared: Prepare | None = None
+        self._prepared: Settings | None = None
         self._gathering: dict[int, asyncio.Future[dict[str, bytes]]] = {}
         self._queries = count()
         self._leaving: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._cut_off_at = math.inf
         self._lag_s = 0.0
         self._busy_ratio = 0.0
@@ -161,8 +162,8 @@ class Worker:
         """Answer requests until told to stop."""
         self._loop.add_signal_handler(signal.SIGTERM, self._ask_to_go, "signal")
         self._channel.send(Opened())
-        self._spawn(self._keep_sweeping())
-        self._spawn(self._keep_measuring())
+        self._background.spawn(self._keep_sweeping())
+        self._background.spawn(self._keep_measuring())
         try:
             while (message := await self._channel.receive()) is not None:
                 self._obey(message)
@@ -170,8 +171,7 @@ class Worker:
                 log_event("supervisor_gone", logging.WARNING)
             await self._leave()
         finally:
-            for task in self._tasks:
-                task.cancel()
+            self._background.cancel()
             faulthandler.cancel_dump_traceback_later()
 
     def _server(self) -> Server:
@@ -179,13 +179,13 @@ class Worker:
 
     def _obey(self, message: object) -> None:
         match message:
-            case Go():
-                self._put_in_force(message.generation, message.settings)
+            case Go(generation=generation, settings=settings):
+                self._put_in_force(generation, loads(settings))
                 self._accept()
             case Prepare():
                 self._prepare(message)
             case Commit(generation=generation) if self._prepared is not None:
-                self._put_in_force(generation, self._prepared.settings)
+                self._put_in_force(generation, self._prepared)
                 self._channel.send(Committed(generation))
             case LameDuck():
                 self._live.is_leaving = True
@@ -203,15 +203,14 @@ class Worker:
 
     def _prepare(self, message: Prepare) -> None:
         try:
-            loads(message.settings)
+            self._prepared = loads(message.settings)
         except ValueError as error:
             self._channel.send(Prepared(message.generation, str(error)))
             return
-        self._prepared = message
         self._channel.send(Prepared(message.generation))
 
-    def _put_in_force(self, generation: int, raw: bytes) -> None:
-        old, new = self._live.settings, loads(raw)
+    def _put_in_force(self, generation: int, new: Settings) -> None:
+        old = self._live.settings
         self._live.settings, self._live.generation = new, generation
         self._prepared = None
         if new.log != old.log:
@@ -222,7 +221,7 @@ class Worker:
         if self._aside is not None:
             self._aside[0].begin()
         self._channel.send(Accepting())
-        self._spawn(self._tell_when_ready())
+        self._background.spawn(self._tell_when_ready())
 
     async def _tell_when_ready(self) -> None:
         snapshots: SnapshotService = self._state["snapshots"]
@@ -272,7 +271,7 @@ class Worker:
         self._in_flight.cut_off()
 
     async def _keep_sweeping(self) -> None:
-        """Bounds in time, and the watchdog."""
+        """Bounds in time, and the watchdog, which ends this process soon if this crashes."""
         while True:
             server, requests = self._server(), self._live.settings.requests
             faulthandler.dump_traceback_later(SWEEP_S + server.hang_timeout_s, exit=True)
@@ -298,17 +297,6 @@ class Worker:
             self._busy_ratio = (used_s - used_before_s) / (at - before_s)
             self._lag_s = max(0.0, at - before_s - LAG_S)
             self._app.sample_lag(self._lag_s, self._busy_ratio)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # Without its sweep, this process is soon ended by the watchdog, and replaced.
-            log_event("task_crashed", logging.ERROR, exception=error)
 
     async def _all_metrics(self) -> bytes:
         """The metrics of every process; of those that answer in time."""

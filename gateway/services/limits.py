@@ -30,7 +30,6 @@ class FleetLimiter(Protocol):
 
 class LimitService:
     def __init__(self, live: Live, clock: Clock, metrics: Metrics, fleet: FleetLimiter | None = None) -> None:
-        self._live = live
         self._metrics = metrics
         self._fleet = fleet
         self._settings = live.settings.limits

@@ -16,6 +16,7 @@ from config.reload import Live
 from config.settings import Settings
 from gateway.app import create_app
 from gateway.ports import Definitions, FactsQuery, StoredFacts
+from gateway.server import lifespan
 from tests.builders import condition, flag, person, project
 from tests.fakes import FakeClock
 
@@ -103,23 +104,12 @@ async def serving(
 @asynccontextmanager
 async def running(app: ASGIApp) -> AsyncIterator[ASGIApp]:
     """The app with its lifespan begun; each request gets a copy of the state, as from an engine."""
-    state: dict[str, Any] = {}
-    told: asyncio.Queue[Message] = asyncio.Queue()
-    heard: asyncio.Queue[Message] = asyncio.Queue()
-    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": state}
-    lifespan = asyncio.ensure_future(app(scope, told.get, heard.put))
+    async with lifespan.running(app) as state:
 
-    async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "state": dict(state)}, receive, send)
+        async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "state": dict(state)}, receive, send)
 
-    await told.put({"type": "lifespan.startup"})
-    assert (await heard.get())["type"] == "lifespan.startup.complete"
-    try:
         yield with_state
-    finally:
-        await told.put({"type": "lifespan.shutdown"})
-        assert (await heard.get())["type"] == "lifespan.shutdown.complete"
-        await lifespan
 
 
 def receiving(*messages: Message) -> Receive:

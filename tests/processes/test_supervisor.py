@@ -109,8 +109,7 @@ async def test_lost__while_another_is_replaced__is_made_up_for(
     del supervisor.children[0]
     await supervisor._lost(cast("Child", old), 0)
     assert sorted(supervisor.children) == [0, 1]
-    for task in supervisor._tasks:
-        task.cancel()
+    supervisor._background.cancel()
 
 
 async def test_start__two_at_once__have_numbers_of_their_own(
@@ -129,5 +128,4 @@ async def test_start__two_at_once__have_numbers_of_their_own(
     await asyncio.gather(supervisor._refill(), supervisor._refill())
     assert started == sorted(supervisor.children) == [0, 1]
     assert [type(it.told[0]) for it in cast("dict[int, FakeChild]", supervisor.children).values()] == [Begin, Begin]
-    for task in supervisor._tasks:
-        task.cancel()
+    supervisor._background.cancel()
