@@ -37,7 +37,7 @@ class FaultProxy:
         self._fault = Fault()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
-        self._server: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
@@ -81,19 +81,36 @@ class FaultProxy:
         was, self._fault = self._fault, fault
         if fault.mode in ("refuse", "reset") or was.mode == "blackhole":
             self._cut()
-        if fault.mode == "refuse" and self._server is not None:
-            self._server.close()
-            self._server = None
-        elif fault.mode != "refuse" and self._server is None:
+        if fault.mode == "refuse":
+            await self._deafen()
+        elif self._accepting is None:
             await self._listen()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=CHUNK, reuse_address=True)
-        self.port = self._server.sockets[0].getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", self.port), backlog=1000)
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept(listener))
+
+    async def _accept(self, listener: socket.socket) -> None:
+        """Not asyncio's server: closed while it takes in a connection, it leaves that one's socket open."""
+        loop = asyncio.get_running_loop()
+        with listener:
+            while True:
+                made, _ = await loop.sock_accept(listener)
+                reader = asyncio.StreamReader(limit=CHUNK)
+                protocol = asyncio.StreamReaderProtocol(reader, self._serve)
+                taking_in = loop.create_task(loop.connect_accepted_socket(lambda it=protocol: it, made))
+                await asyncio.wait({taking_in})  # Which goes on, for a moment, when this task is cancelled.
+
+    async def _deafen(self) -> None:
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.wait({self._accepting})
+            self._accepting = None
 
     async def _close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        await self._deafen()
         await asyncio.sleep(SETTLE_S)  # For what was just accepted to be known.
         self._cut()
         for task in self._connections:
