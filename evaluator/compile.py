@@ -59,7 +59,7 @@ def dependencies_of(document: FlagDocument) -> frozenset[int]:
         flag_id
         for properties in (of_rules if filters.version == 2 else of_conditions)
         for filter_ in properties
-        if filter_.type == "flag" and (flag_id := _flag_id(filter_.key)) is not None
+        if filter_.type == "flag" and (flag_id := flag_id_of(filter_.key)) is not None
     )
 
 
@@ -201,7 +201,7 @@ class _FlagCompiler:
             found = compiler.cohorts.filter(document, path)
             return found or self.never(document, path, "this operator and value name no cohort")
         if document.type == "flag":
-            flag_id = _flag_id(document.key)
+            flag_id = flag_id_of(document.key)
             if document.operator != "flag_evaluates_to" or flag_id is None:
                 return self.never(document, path, "flags are compared by id with flag_evaluates_to")
             return flag_filter(document, path, flag_id)
@@ -265,5 +265,6 @@ def _holdout(holdout: HoldoutDocument | None, groups: list[object] | None) -> tu
     return None, 0.0
 
 
-def _flag_id(key: str) -> int | None:
+def flag_id_of(key: str) -> int | None:
+    """The id in the key of a filter on a flag; None when it is not one."""
     return int(key) if key.isdecimal() and len(key) < 20 else None
