@@ -9,26 +9,34 @@
 --   GRANT SELECT ON ALL TABLES IN SCHEMA flagstone TO flagstone;
 --   GRANT INSERT ON flagstone.overrides TO flagstone;
 --
--- `flagstone migrate`, `import` and `export` are for flagstone's own tables and refuse these views. Nothing announces
--- changes here; they are found by comparing versions. Flags' evaluation contexts and encrypted payloads are not mapped.
+-- Flags are edited in PostHog: `flagstone migrate`, `import`, `export`, the API for managing and the builder are for
+-- flagstone's own tables (set builder.is_embedded and api.is_enabled to false). Nothing announces changes here; they are
+-- found by comparing versions. Flags' evaluation contexts and encrypted payloads are not mapped.
 
 BEGIN;
 
 CREATE SCHEMA IF NOT EXISTS flagstone;
 
+-- The transaction that wrote a row, numbered so that it never goes back when the 32 bits kept in the row wrap around: a
+-- row may then only seem to be newer than it is.
+CREATE OR REPLACE FUNCTION flagstone.written_by(xmin xid) RETURNS bigint LANGUAGE sql STABLE AS $$
+  SELECT CASE WHEN here.number > now.number THEN here.number - (1::bigint << 32) ELSE here.number END
+  FROM (SELECT txid_snapshot_xmax(txid_current_snapshot()) AS number) AS now,
+    LATERAL (SELECT (now.number >> 32 << 32) + xmin::text::bigint AS number) AS here
+$$;
+
 -- The version is the newest transaction that wrote any row a project's definitions are made of, so every change makes
--- another version, also one that bypasses updated_at. It grows, until transaction ids wrap around; then it differs,
--- which is enough for flagstone to follow, and only entries in Redis have to expire before they are renewed. Deleting
--- a row for good, which PostHog does not do to flags, is noticed with the next change of another row.
+-- a greater version, also one that bypasses updated_at. Deleting a row for good, which PostHog does not do to flags, is
+-- noticed with the next change of another row.
 CREATE OR REPLACE VIEW flagstone.projects AS
 SELECT
   team.id::bigint AS id,
   team.api_token::text AS token,
   greatest(
-    team.xmin::text::bigint,
-    (SELECT max(flag.xmin::text::bigint) FROM posthog_featureflag AS flag WHERE flag.team_id = team.id),
-    (SELECT max(cohort.xmin::text::bigint) FROM posthog_cohort AS cohort WHERE cohort.team_id = team.id),
-    (SELECT max(kind.xmin::text::bigint) FROM posthog_grouptypemapping AS kind WHERE kind.team_id = team.id)
+    flagstone.written_by(team.xmin),
+    (SELECT max(flagstone.written_by(flag.xmin)) FROM posthog_featureflag AS flag WHERE flag.team_id = team.id),
+    (SELECT max(flagstone.written_by(cohort.xmin)) FROM posthog_cohort AS cohort WHERE cohort.team_id = team.id),
+    (SELECT max(flagstone.written_by(kind.xmin)) FROM posthog_grouptypemapping AS kind WHERE kind.team_id = team.id)
   ) AS version,
   json_build_object(
     'id', team.id,
@@ -81,6 +89,28 @@ SELECT
   ) AS document
 FROM posthog_cohort AS cohort
 WHERE NOT cohort.deleted;
+
+-- Nobody builds here: what PostHog has is what is served, put together when it is loaded.
+CREATE OR REPLACE VIEW flagstone.published AS
+SELECT project.id AS project_id, project.version, 'posthog'::text AS build FROM flagstone.projects AS project;
+
+CREATE OR REPLACE VIEW flagstone.published_parts AS
+SELECT
+  project.id AS project_id,
+  'posthog'::text AS build,
+  0 AS number,
+  convert_to((project.document::jsonb || jsonb_build_object(
+    'flags', coalesce(
+      (SELECT jsonb_agg(flag.document ORDER BY flag.id) FROM flagstone.flags AS flag WHERE flag.project_id = project.id),
+      '[]'
+    ),
+    'cohorts', coalesce(
+      (SELECT jsonb_agg(cohort.document ORDER BY cohort.id)
+       FROM flagstone.cohorts AS cohort WHERE cohort.project_id = project.id),
+      '[]'
+    )
+  ))::text, 'UTF8') AS part
+FROM flagstone.projects AS project;
 
 CREATE OR REPLACE VIEW flagstone.persons AS
 SELECT person.id::bigint AS id, person.team_id::bigint AS project_id, person.properties

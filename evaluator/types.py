@@ -184,7 +184,7 @@ class Outcome:
 class Problem(msgspec.Struct, frozen=True):
     """Something wrong in a definition: a stable code, the path of it, the flag it spoils (if one), and a sentence."""
 
-    code: Literal["undecodable", "duplicate", "never_matches", "unresolved"]
+    code: Literal["undecodable", "invalid", "duplicate", "never_matches", "unresolved", "in_use"]
     path: str
     flag: str | None
     message: str

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
+from evaluator.types import Problem
+
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
@@ -31,6 +33,8 @@ class GatewayError(Exception):
         self.retry_after_s = retry_after_s
         self.allow = allow
         self.headers: list[tuple[bytes, bytes]] = []
+        self.members: Mapping[str, object] = {}
+        """What a JSON body has beside its usual members."""
 
 
 class BadRequest(GatewayError):
@@ -113,8 +117,8 @@ class NotFound(GatewayError):
     type = "invalid_request"
     code = "not_found"
 
-    def __init__(self) -> None:
-        super().__init__("Not found.")
+    def __init__(self, detail: str = "Not found.") -> None:
+        super().__init__(detail)
 
 
 class MethodNotAllowed(GatewayError):
@@ -142,6 +146,52 @@ class AuthenticationFailed(GatewayError):
 
     def __init__(self) -> None:
         super().__init__("The provided API key is invalid or has expired. Please check your API key and try again.")
+
+
+class PermissionDenied(GatewayError):
+    """The credential is good, and not for this."""
+
+    status = 403
+    type = "authentication_error"
+    code = "permission_denied"
+
+
+class Invalid(GatewayError):
+    """What was sent would not work; `problems` has everything wrong with it, each with its path."""
+
+    status = 400
+    type = "validation_error"
+    code = "invalid_input"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        first = problems[0]
+        super().__init__(f"{first.path}: {first.message}" + (" And more." if len(problems) > 1 else ""))
+        self.problems = tuple(problems)
+        self.members = {
+            "attr": first.path,
+            "problems": [{"code": it.code, "path": it.path, "message": it.message} for it in problems],
+        }
+
+
+class Conflict(GatewayError):
+    """Somebody else was first; `version` is what is there now."""
+
+    status = 409
+    type = "validation_error"
+    code = "conflict"
+
+    def __init__(self, detail: str, version: int | None = None) -> None:
+        super().__init__(detail)
+        self.members = {"version": version}
+
+
+class ReadOnlyStore(GatewayError):
+    status = 409
+    type = "invalid_request"
+    code = "read_only_store"
+
+    def __init__(self) -> None:
+        super().__init__("The store is a file, which is edited by hand: nothing can be managed through the API.")
 
 
 class Unavailable(GatewayError):
@@ -201,9 +251,10 @@ class InternalError(GatewayError):
 
 async def reject(send: Send, error: GatewayError) -> None:
     """Send `error` as a whole ASGI response."""
-    if error.json_body:
+    if error.json_body or error.members:
         media_type = b"application/json"
-        body = msgspec.json.encode({"type": error.type, "code": error.code, "detail": error.detail, "attr": None})
+        named = {"type": error.type, "code": error.code, "detail": error.detail, "attr": None}
+        body = msgspec.json.encode({**named, **error.members})
     else:
         media_type = b"text/plain; charset=utf-8"
         body = error.detail.encode()

@@ -4,22 +4,32 @@ Every method of a store raises StoreError (or a subclass) and nothing else; "not
 Invariant: a call that is cancelled lets go of what it holds at once, whatever its server does.
 """
 
+import hashlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from gateway.document import Progress, WholeProject
 
+ETAG_CHARACTERS: Final = 32
+UNPUBLISHED: Final = 0
+"""Stands for the version of a project that exists and of which nothing was published yet."""
+
 
 class Definitions(msgspec.Struct, frozen=True):
-    """A project's definitions document as stored: JSON bytes, and a version that changes with them, usually growing."""
+    """A project's definitions document as published: JSON bytes, and a version that grows with every change."""
 
     project_id: int
     version: int
     document: bytes
+
+    @property
+    def etag(self) -> str:
+        """The beginning of the SHA-256 of the document, in hexadecimal: the same for the same document."""
+        return hashlib.sha256(self.document).hexdigest()[:ETAG_CHARACTERS]
 
 
 class FactsQuery(msgspec.Struct, frozen=True):
@@ -96,11 +106,12 @@ class Deadline:
 
 class DefinitionStore(Protocol):
     async def load_definitions(self, token: str) -> Definitions | None:
-        """The definitions of the project with this public token; None says that no project has it."""
+        """The definitions of the project with this public token; None says that no project has it. Where nothing was
+        published yet, the version is UNPUBLISHED."""
         ...
 
     async def definitions_versions(self, tokens: Sequence[str]) -> Mapping[str, int]:
-        """The current versions by token, cheaper than loading documents. A token left out belongs to no project."""
+        """The published versions by token, cheaper than loading documents. A token left out belongs to no project."""
         ...
 
 

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -47,6 +48,10 @@ Mark = tuple[int, int, int]
 
 class FileStore:
     """Every store port over one document. Overrides are not kept, as nothing is written."""
+
+    builds: Final = None
+    managed: Final = None
+    """What is in the file is what is served."""
 
     def __init__(self, path: str, *, poll_s: float = 1.0, clock: Clock | None = None) -> None:
         self._path = Path(path)

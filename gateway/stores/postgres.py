@@ -12,20 +12,26 @@ import msgspec
 
 from config.address import Address
 from config.backends import DefinitionsPool, PersonsPool, WriterPool
-from evaluator.definitions import ProjectDocument
 from gateway.document import Progress, WholeProject
 from gateway.errors import StoreError
 from gateway.ports import Definitions, FactsQuery, StoredFacts
+from gateway.stores.postgres_builds import PostgresBuilds
+from gateway.stores.postgres_managed import PostgresManaged
 from gateway.stores.postgres_pool import PostgresPool
 from gateway.stores.postgres_transfer import Transfer
 
+PATIENT_CONNECTIONS: Final = 8
+PATIENT_TIMEOUT_MS: Final = 30_000
 LOAD_DEFINITIONS: Final = """
-SELECT id, version, document::text,
-  ARRAY(SELECT document::text FROM flagstone.flags WHERE project_id = projects.id ORDER BY id),
-  ARRAY(SELECT document::text FROM flagstone.cohorts WHERE project_id = projects.id ORDER BY id)
-FROM flagstone.projects WHERE token = $1
+SELECT projects.id, coalesce(published.version, 0),
+  ARRAY(SELECT part FROM flagstone.published_parts
+        WHERE project_id = projects.id AND build = published.build ORDER BY number)
+FROM flagstone.projects LEFT JOIN flagstone.published ON project_id = id WHERE token = $1
 """
-VERSIONS: Final = "SELECT token, version FROM flagstone.projects WHERE token = ANY($1::text[])"
+VERSIONS: Final = """
+SELECT token, coalesce(published.version, 0)
+FROM flagstone.projects LEFT JOIN flagstone.published ON project_id = id WHERE token = ANY($1::text[])
+"""
 LOAD_FACTS: Final = """
 WITH person AS (
   SELECT persons.id, persons.properties
@@ -65,7 +71,11 @@ class PostgresStore:
         self._definitions = PostgresPool("definitions", definitions.url or url, definitions)
         self._persons = PostgresPool("persons", persons.url or url, persons)
         self._writer = PostgresPool("writer", writer.url or url, writer)
-        self.pools = (self._definitions, self._persons, self._writer)
+        # Apart, as editors who wait for each other at one project must not keep others from being built.
+        builder, managing = (PostgresPool(name, url, _patient(writer)) for name in ("builder", "managing"))
+        self.pools = (self._definitions, self._persons, self._writer, builder, managing)
+        self.builds = PostgresBuilds(builder)
+        self.managed = PostgresManaged(managing, managing)
         is_one_database = {url} == {pool.url or url for pool in (definitions, persons, writer)}
         self._transfer = Transfer(url, definitions) if is_one_database else None
         self._opened = AsyncExitStack()
@@ -87,11 +97,8 @@ class PostgresStore:
         rows = await self._definitions.fetch(LOAD_DEFINITIONS, token) if _is_storable(token) else []
         if not rows:
             return None
-        project_id, version, shell, flags, cohorts = rows[0]
-        project = msgspec.structs.replace(
-            msgspec.json.decode(shell, type=ProjectDocument), flags=_raws(flags), cohorts=_raws(cohorts)
-        )
-        return Definitions(project_id, version, msgspec.json.encode(project))
+        project_id, version, parts = rows[0]
+        return Definitions(project_id, version, b"".join(parts))
 
     async def definitions_versions(self, tokens: Sequence[str]) -> Mapping[str, int]:
         rows = await self._definitions.fetch(VERSIONS, [token for token in tokens if _is_storable(token)])
@@ -144,6 +151,12 @@ class PostgresStore:
         return self._transfer
 
 
+def _patient(writer: WriterPool) -> WriterPool:
+    """A pool for what no request for flags waits for, and may take its time."""
+    return msgspec.structs.replace(writer, max_connections=PATIENT_CONNECTIONS, acquire_timeout_ms=PATIENT_TIMEOUT_MS,
+                                   statement_timeout_ms=PATIENT_TIMEOUT_MS)  # fmt: skip
+
+
 def _is_storable(text: str) -> bool:
     """Whether the database can hold this text; if not, nothing is stored under it, and asking would be an error."""
     return "\0" not in text
@@ -151,7 +164,3 @@ def _is_storable(text: str) -> bool:
 
 def _storable(texts: Iterable[str]) -> list[str]:
     return [text for text in texts if _is_storable(text)]
-
-
-def _raws(documents: Iterable[str]) -> list[msgspec.Raw]:
-    return [msgspec.Raw(document.encode()) for document in documents]

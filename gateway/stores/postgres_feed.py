@@ -11,20 +11,24 @@ from typing import Any, Final
 import asyncpg
 
 from config.address import Address
-from config.backends import DefinitionsPool
+from config.backends import Pool
 from gateway.errors import StoreUnavailable
 from gateway.stores.postgres_pool import aborting, connect_options, translated
 
 CHANNEL: Final = "flagstone_changes"
+"""Tells of projects that have something new to be served."""
+EDITS: Final = "flagstone_dirty"
+"""Tells of projects that have something to be built."""
 KEEP_ALIVE_S: Final = 10.0
 MAX_UNREAD: Final = 10_000
 """Changes told faster than they are read; beyond that, everything is taken to have changed."""
 
 
 class PostgresFeed:
-    def __init__(self, url: Address, settings: DefinitionsPool) -> None:
+    def __init__(self, url: Address, settings: Pool, channel: str = CHANNEL) -> None:
         self._url = url
         self._settings = settings
+        self._channel = channel
 
     def __repr__(self) -> str:
         return f"<PostgresFeed {self._url}>"
@@ -44,7 +48,7 @@ class PostgresFeed:
             try:
                 connection.add_termination_listener(lambda _: lost.set())
                 async with aborting(connection, self._settings.connect_timeout_ms / 1000) as run:
-                    await run(connection.add_listener(CHANNEL, hear))
+                    await run(connection.add_listener(self._channel, hear))
                     yield None
                     while not lost.is_set():
                         try:

@@ -5,15 +5,17 @@ a hung server to cancel, as the driver does, waits for that server; the driver's
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
 from config.address import Address
 from config.backends import Pool as PoolSettings
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
+
+T = TypeVar("T")
 
 APPLICATION: Final = "flagstone"
 IDLE_S: Final = 60.0
@@ -24,6 +26,21 @@ _UNAVAILABLE: Final = frozenset({"08", "28", "3D", "53", "57", "58"})
 """Classes of SQLSTATE that say that the server cannot serve us: connections, login, database, resources, operators."""
 _MISSING_RELATION: Final = frozenset({"42P01", "3F000"})
 _STATEMENT_CANCELLED: Final = "57014"
+_GIVEN_UP: Final = frozenset({"40001", "40P01"})
+MAX_TRIES: Final = 5
+"""How often a transaction is tried that the database keeps giving up."""
+
+
+class GivenUp(StoreError):
+    """The database gave a transaction up for the sake of another one. Trying again is likely to succeed."""
+
+
+class Taken(StoreError):
+    """A value that must be unique is there already; `constraint` is the name of what says so."""
+
+    def __init__(self, text: str, constraint: str) -> None:
+        super().__init__(text)
+        self.constraint = constraint
 
 
 class PostgresPool:
@@ -74,6 +91,66 @@ class PostgresPool:
                     rows: list[Any] = await run(connection.fetch(statement, *args))
                 return rows
 
+    @asynccontextmanager
+    async def transaction(self, **options: Any) -> AsyncIterator["Transaction"]:
+        """A transaction, committed if all went well; what else is raised inside comes out as it is.
+
+        `options` are the driver's: isolation, readonly. Raises StoreError.
+        """
+        settings = self._settings
+        with translated(self.name):
+            connection = await self._pool.acquire(timeout=settings.acquire_timeout_ms / 1000)
+        is_over = False
+        try:
+            bounds = connection.transaction(**options)
+            transaction = Transaction(self.name, connection, settings.statement_timeout_ms / 1000)
+            await transaction.run(bounds.start)
+            try:
+                yield transaction
+                await transaction.run(bounds.commit)
+                is_over = True
+            except Exception:
+                with suppress(StoreError):
+                    await transaction.run(bounds.rollback)
+                    is_over = True
+                raise
+        finally:
+            if not is_over:  # Nobody else gets a connection in this state, if it still is one.
+                with suppress(asyncpg.InterfaceError):
+                    connection.terminate()
+            await self._pool.release(connection)
+
+    async def repeated(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` returns, called again as long as the database gives it up, MAX_TRIES times in all."""
+        for _ in range(1, MAX_TRIES):
+            with suppress(GivenUp):
+                return await work()
+        return await work()
+
+
+class Transaction:
+    """Statements of one transaction, each in the pool's time for a statement."""
+
+    def __init__(self, name: str, connection: Any, timeout_s: float) -> None:
+        self._name = name
+        self._connection = connection
+        self._timeout_s = timeout_s
+
+    async def fetch(self, statement: str, *args: object) -> list[Any]:
+        """The rows of a statement."""
+        rows: list[Any] = await self.run(self._connection.fetch, statement, *args)
+        return rows
+
+    async def executemany(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        """Run a statement for each of the rows, one after the other."""
+        await self.run(self._connection.executemany, statement, rows)
+
+    async def run(self, call: Callable[..., Any], *args: object) -> Any:
+        """What one call of the driver returns."""
+        with translated(self._name):
+            async with aborting(self._connection, self._timeout_s) as run:
+                return await run(call(*args))
+
 
 async def _leave_as_it_is(_: object) -> None:
     """Our statements change nothing of a session, so the driver's reset, a round trip per call, is left out."""
@@ -120,6 +197,10 @@ def translated(name: str) -> Iterator[None]:
         state = str(getattr(error, "sqlstate", None) or "")
         if state == _STATEMENT_CANCELLED:
             raise StoreTimeout(f"{name}: {error}") from error
+        if state in _GIVEN_UP:
+            raise GivenUp(f"{name}: {error}") from error
+        if isinstance(error, asyncpg.UniqueViolationError):
+            raise Taken(f"{name}: {error}", str(getattr(error, "constraint_name", None) or "")) from error
         if state in _MISSING_RELATION:
             raise StoreError(f"{name}: {error}; `flagstone migrate` sets the database up") from error
         kind = StoreUnavailable if state[:2] in _UNAVAILABLE else StoreError

@@ -119,17 +119,17 @@ async def _replace_definitions(connection: Any, project: WholeProject) -> None:
     fields = {name: getattr(project, name) for name in ProjectDocument.__struct_fields__}
     shell = msgspec.json.encode(ProjectDocument(**{**fields, "flags": [], "cohorts": []})).decode()
     await connection.execute(
-        "INSERT INTO flagstone.projects (id, token, version, document) VALUES ($1, $2, 1, $3)"
-        " ON CONFLICT (id) DO UPDATE"
-        " SET token = excluded.token, version = projects.version + 1, document = excluded.document",
+        "INSERT INTO flagstone.projects (id, token, version, document) VALUES ($1, $2, flagstone.next_version(0), $3)"
+        " ON CONFLICT (id) DO UPDATE SET"
+        " token = excluded.token, version = flagstone.next_version(projects.version), document = excluded.document",
         project.id,
         project.token,
         shell,
     )
     for table, documents in (("flags", project.flags), ("cohorts", project.cohorts)):
-        await connection.execute(f"DELETE FROM flagstone.{table} WHERE project_id = $1", project.id)  # noqa: S608
+        await connection.execute(f"DELETE FROM flagstone.{table} WHERE project_id = $1", project.id)
         await connection.executemany(
-            f"INSERT INTO flagstone.{table} (project_id, id, document) VALUES ($1, $2, $3)",  # noqa: S608 - from above
+            f"INSERT INTO flagstone.{table} (project_id, id, document) VALUES ($1, $2, $3)",
             [(project.id, msgspec.json.decode(raw, type=_Numbered).id, bytes(raw).decode()) for raw in documents],
         )
     await connection.execute("DELETE FROM flagstone.groups WHERE project_id = $1", project.id)
@@ -179,7 +179,7 @@ async def _export_project(connection: Any, project_id: int, shell: str) -> Whole
     project = msgspec.structs.asdict(msgspec.json.decode(shell, type=ProjectDocument))
     for part in ("flags", "cohorts"):
         rows = await connection.fetch(
-            f"SELECT document::text FROM flagstone.{part} WHERE project_id = $1 ORDER BY id",  # noqa: S608 - from above
+            f"SELECT document::text FROM flagstone.{part} WHERE project_id = $1 ORDER BY id",
             project_id,
         )
         project[part] = [msgspec.Raw(document.encode()) for (document,) in rows]

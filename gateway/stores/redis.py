@@ -7,7 +7,7 @@ finds a whole version or none; and a writer that lags behind does not put back a
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
 import mmh3
@@ -45,8 +45,8 @@ class RedisCache:
 
     async def load_definitions(self, token: str) -> Definitions | None:
         async with self._translated():
-            pointer = _read_pointer(await self._client.get(_pointer_key(token)))
-            raw = None if pointer is None else await self._client.get(_document_key(*pointer))
+            pointer = read_pointer(await self._client.get(pointer_key(token)))
+            raw = None if pointer is None else await self._client.get(document_key(*pointer))
             if pointer is None or raw is None:
                 return None
             try:
@@ -54,15 +54,15 @@ class RedisCache:
             except Corrupt as error:
                 log_event("redis_entry_corrupt", logging.WARNING, project_id=pointer[0], reason=error)
                 # Gone, it is missing, and gets filled anew.
-                await self._client.delete(_document_key(*pointer))
+                await self._client.delete(document_key(*pointer))
                 return None
 
     async def definitions_versions(self, tokens: Sequence[str]) -> Mapping[str, int]:
         async with self._translated(), self._client.pipeline(transaction=False) as pipeline:
             for token in tokens:
-                pipeline.get(_pointer_key(token))
+                pipeline.get(pointer_key(token))
             found = await pipeline.execute()
-        pointers = {token: _read_pointer(raw) for token, raw in zip(tokens, found, strict=True)}
+        pointers = {token: read_pointer(raw) for token, raw in zip(tokens, found, strict=True)}
         return {token: pointer[1] for token, pointer in pointers.items() if pointer is not None}
 
     async def claim(self, token: str, ttl_s: float) -> bool:
@@ -70,52 +70,80 @@ class RedisCache:
             return bool(await self._client.set(_claim_key(token), b"1", nx=True, px=int(ttl_s * 1000)))
 
     async def keep_definitions(self, token: str, definitions: Definitions) -> int:
-        key = _document_key(definitions.project_id, definitions.version)
+        version = (definitions.project_id, definitions.version)
         async with self._translated():
-            before = _read_pointer(await self._client.get(_pointer_key(token)))
-            if before is not None and before[0] == definitions.project_id and before[1] > definitions.version:
+            before = read_pointer(await self._client.get(pointer_key(token)))
+            if is_newer(before, version):
                 return 0
             envelope = pack(definitions, compress_above_bytes=self._settings.compress_above_bytes)
-            ttl_s = self._ttl_s(token)
-            if not await self._client.set(key, envelope, ex=ttl_s, nx=True):
+            if not await self._client.set(document_key(*version), envelope, ex=ttl_of(self._settings, token), nx=True):
                 envelope = b""  # Another process was first with the same version.
-            pointer = b"%d:%d" % (definitions.project_id, definitions.version)
-            async with self._client.pipeline(transaction=False) as pipeline:
-                pipeline.set(_pointer_key(token), pointer, ex=ttl_s)
-                pipeline.expire(key, ttl_s)
-                pipeline.delete(_claim_key(token))
-                if before is not None and before != (definitions.project_id, definitions.version):
-                    pipeline.expire(_document_key(*before), OLD_VERSION_TTL_S)
-                await pipeline.execute()
+            await put_in_force(self._client, self._settings, token, version)
+            await self._client.delete(_claim_key(token))
             if envelope:
                 await self._client.publish(CHANNEL, definitions.project_id)
         return len(envelope)
 
     async def forget_definitions(self, token: str) -> None:
         async with self._translated():
-            await self._client.delete(_pointer_key(token))
+            await self._client.delete(pointer_key(token))
 
-    def _ttl_s(self, token: str) -> int:
-        part = mmh3.hash(token, signed=False) / 2**32
-        return max(1, int(self._settings.ttl_s * (1 - MAX_JITTER * part)))
-
-    @asynccontextmanager
-    async def _translated(self) -> AsyncIterator[None]:
-        """Bounds whatever is done inside, and turns what the driver raises into StoreError."""
-        settings = self._settings
-        try:
-            async with asyncio.timeout((settings.timeout_ms + settings.connect_timeout_ms) / 1000):
-                yield
-        except (TimeoutError, RedisTimeout):
-            raise StoreTimeout("redis: no answer in time") from None
-        except ResponseError as error:
-            # Full, loading, or a replica: Redis is there and cannot serve us. No text of it holds a token.
-            raise StoreUnavailable(f"redis: {error}") from None
-        except LOST as error:
-            raise StoreUnavailable(f"redis: {type(error).__name__}") from error
+    def _translated(self) -> AbstractAsyncContextManager[None]:
+        return translated((self._settings.timeout_ms + self._settings.connect_timeout_ms) / 1000)
 
 
-def _pointer_key(token: str) -> str:
+_PUT_IN_FORCE: Final = """
+local before = redis.call('GET', KEYS[1])
+if before then
+  local project, version = string.match(before, '^(%d+):(%d+)$')
+  if project == ARGV[1] and tonumber(version) > tonumber(ARGV[2]) then return before end
+end
+redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[2], 'EX', ARGV[3])
+return before
+"""
+
+
+async def put_in_force(client: Any, settings: Redis, token: str, version: tuple[int, int]) -> bool:
+    """Have readers find this document, of a project and version, from now on; False when there is a newer one.
+
+    In one step, for whoever looks first and writes then may put back what somebody else has replaced in between.
+    """
+    ttl_s = ttl_of(settings, token)
+    before = read_pointer(await client.eval(_PUT_IN_FORCE, 1, pointer_key(token), *map(str, (*version, ttl_s))))
+    if is_newer(before, version):
+        return False
+    await client.expire(document_key(*version), ttl_s)
+    if before is not None and before != version:
+        await client.expire(document_key(*before), OLD_VERSION_TTL_S)
+    return True
+
+
+def is_newer(found: tuple[int, int] | None, version: tuple[int, int]) -> bool:
+    return found is not None and found[0] == version[0] and found[1] > version[1]
+
+
+def ttl_of(settings: Redis, token: str) -> int:
+    """How many seconds the entry of a token lives: not the same for all."""
+    part = mmh3.hash(token, signed=False) / 2**32
+    return max(1, int(settings.ttl_s * (1 - MAX_JITTER * part)))
+
+
+@asynccontextmanager
+async def translated(timeout_s: float) -> AsyncIterator[None]:
+    """Bounds whatever is done inside, and turns what the driver raises into StoreError."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except (TimeoutError, RedisTimeout):
+        raise StoreTimeout("redis: no answer in time") from None
+    except ResponseError as error:
+        # Full, loading, or a replica: Redis is there and cannot serve us. No text of it holds a token.
+        raise StoreUnavailable(f"redis: {error}") from None
+    except LOST as error:
+        raise StoreUnavailable(f"redis: {type(error).__name__}") from error
+
+
+def pointer_key(token: str) -> str:
     return f"{PREFIX}token:{digest(token)}"
 
 
@@ -123,11 +151,12 @@ def _claim_key(token: str) -> str:
     return f"{PREFIX}claim:{digest(token)}"
 
 
-def _document_key(project_id: int, version: int) -> str:
-    return f"{PREFIX}definitions:{project_id}:{version}"
+def document_key(project_id: int, version: int) -> str:
+    """What stands in braces decides where a cluster keeps it, so that a document under way can take its place there."""
+    return f"{PREFIX}definitions:{{{project_id}:{version}}}"
 
 
-def _read_pointer(raw: bytes | None) -> tuple[int, int] | None:
+def read_pointer(raw: bytes | None) -> tuple[int, int] | None:
     """Project id and version; None also when somebody else wrote there."""
     if raw is None:
         return None

@@ -1,7 +1,8 @@
 """The embedded store: one SQLite file, read from one thread and written from another.
 
-Threads, connections and errors are in sqlite_lane.py. Invariant: no read waits for a write; during an import, or while
-a write waits for another process, readers are answered with the state before it.
+Threads, connections and errors are in sqlite_lane.py; editing and building have files of their own. Invariant: no read
+waits for a write; during an import, or while a write waits for another process, readers are answered with the state
+before it.
 """
 
 import asyncio
@@ -15,22 +16,25 @@ import msgspec
 
 from gateway.document import Progress, WholeProject
 from gateway.errors import StoreError
-from gateway.ports import Definitions, FactsQuery, StoredFacts
-from gateway.stores.sqlite_lane import IN_MEMORY, Lane
-from gateway.stores.sqlite_transfer import export_projects, import_projects, read_definitions
+from gateway.ports import UNPUBLISHED, Definitions, FactsQuery, StoredFacts
+from gateway.stores.sqlite_builds import SqliteBuilds
+from gateway.stores.sqlite_lane import Lane
+from gateway.stores.sqlite_managed import SqliteManaged
+from gateway.stores.sqlite_transfer import export_projects, import_projects
 
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a write waits for another process's write. Reads wait for nobody, as the file is in WAL mode."""
 
 
 class SqliteStore:
-    """Every store port over one file. Use as an async context manager: it owns two threads, each with a connection."""
+    """Every store port over one file. Use as an async context manager: it owns threads, each with a connection."""
 
     def __init__(self, path: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self._path = path
-        self._writes = Lane(path, busy_timeout_s)
-        # What is in memory belongs to one connection.
-        self._reads = self._writes if path == IN_MEMORY else Lane(path, busy_timeout_s)
+        self._writes, self._reads, source = (Lane(path, busy_timeout_s) for _ in range(3))
+        self._lanes = (self._writes, self._reads, source)
+        self.builds = SqliteBuilds(self._writes, self._reads, source)
+        self.managed = SqliteManaged(self._writes, self._reads)
         self._opened = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -38,7 +42,7 @@ class SqliteStore:
 
     async def __aenter__(self) -> "SqliteStore":
         async with AsyncExitStack() as opened:
-            for lane in dict.fromkeys((self._writes, self._reads)):
+            for lane in self._lanes:
                 await opened.enter_async_context(lane)
             self._opened = opened.pop_all()
         return self
@@ -82,17 +86,24 @@ class SqliteStore:
 
 def _load_definitions(connection: sqlite3.Connection, token: str) -> Definitions | None:
     with connection:
-        connection.execute("BEGIN")  # One state for the several reads.
-        row = connection.execute("SELECT id, version FROM projects WHERE token = ?", (token,)).fetchone()
-        if row is None:
-            return None
-        return Definitions(row[0], row[1], msgspec.json.encode(read_definitions(connection, row[0])))
+        connection.execute("BEGIN")  # One state for both reads.
+        row = connection.execute(
+            "SELECT id, published.version, build FROM projects LEFT JOIN published ON project_id = id WHERE token = ?",
+            (token,),
+        ).fetchone()
+        if row is None or row[1] is None:
+            return None if row is None else Definitions(row[0], UNPUBLISHED, b"")
+        parts = connection.execute(
+            "SELECT part FROM published_parts WHERE project_id = ? AND build = ? ORDER BY number", (row[0], row[2])
+        )
+        return Definitions(row[0], row[1], b"".join(part for (part,) in parts))
 
 
 def _definitions_versions(connection: sqlite3.Connection, tokens: Sequence[str]) -> Mapping[str, int]:
     rows = connection.execute(
-        "SELECT token, version FROM projects WHERE token IN (SELECT value FROM json_each(?))",
-        (msgspec.json.encode(tokens).decode(),),
+        "SELECT token, coalesce(published.version, ?) FROM projects LEFT JOIN published ON project_id = id"
+        " WHERE token IN (SELECT value FROM json_each(?))",
+        (UNPUBLISHED, msgspec.json.encode(tokens).decode()),
     )
     return dict(rows.fetchall())
 

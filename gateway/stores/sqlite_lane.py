@@ -23,7 +23,6 @@ T = TypeVar("T")
 
 MAX_WAITING: Final = 1000
 RETRY_S: Final = 0.01
-IN_MEMORY: Final = ":memory:"
 
 _KINDS: Final = {
     sqlite3.SQLITE_BUSY: StoreTimeout,
@@ -79,7 +78,7 @@ class Lane:
 
     def _open(self) -> None:
         folder = Path(self._path).parent
-        if self._path != IN_MEMORY and not folder.is_dir():
+        if not folder.is_dir():
             raise StoreUnavailable(f"{self._path}: there is no directory {folder}")
         self._connection = sqlite3.connect(self._path, timeout=self._busy_timeout_s, isolation_level=None)
         self._turn_on_wal(self._connection)
@@ -119,9 +118,19 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY) STRICT")
         # Looked at again, for another process may have been first.
         for name, script in _missing(connection).items():
-            for statement in script.split(";\n"):
+            for statement in _statements(script):
                 connection.execute(statement)
             connection.execute("INSERT INTO migrations VALUES (?)", (name,))
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Each statement of a script; those of a trigger belong to it."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def _missing(connection: sqlite3.Connection) -> dict[str, str]:

@@ -59,14 +59,15 @@ def _replace_definitions(connection: sqlite3.Connection, project: WholeProject) 
     fields = {name: getattr(project, name) for name in ProjectDocument.__struct_fields__}
     shell = msgspec.json.encode(ProjectDocument(**{**fields, "flags": [], "cohorts": []})).decode()
     connection.execute(
-        "INSERT INTO projects (id, token, version, document) VALUES (?, ?, 1, ?) ON CONFLICT (id) DO UPDATE"
-        " SET token = excluded.token, version = version + 1, document = excluded.document",
+        "INSERT INTO projects (id, token, version, document) SELECT ?, ?, ms, ? FROM moment WHERE true"
+        " ON CONFLICT (id) DO UPDATE SET token = excluded.token, version = max(version + 1, excluded.version),"
+        " document = excluded.document",
         (project.id, project.token, shell),
     )
     for table, documents in (("flags", project.flags), ("cohorts", project.cohorts)):
-        connection.execute(f"DELETE FROM {table} WHERE project_id = ?", (project.id,))  # noqa: S608 - from just above
+        connection.execute(f"DELETE FROM {table} WHERE project_id = ?", (project.id,))
         connection.executemany(
-            f"INSERT INTO {table} (project_id, id, document) VALUES (?, ?, ?)",  # noqa: S608
+            f"INSERT INTO {table} (project_id, id, document) VALUES (?, ?, ?)",
             ((project.id, msgspec.json.decode(raw, type=_Numbered).id, bytes(raw).decode()) for raw in documents),
         )
     connection.execute("DELETE FROM groups WHERE project_id = ?", (project.id,))
@@ -102,7 +103,7 @@ def export_projects(connection: sqlite3.Connection) -> list[WholeProject]:
         return [_export_project(connection, project_id) for (project_id,) in rows]
 
 
-def read_definitions(connection: sqlite3.Connection, project_id: int) -> ProjectDocument:
+def _read_definitions(connection: sqlite3.Connection, project_id: int) -> ProjectDocument:
     """The project with its flags and cohorts, neither of them parsed. The project must exist."""
     (shell,) = connection.execute("SELECT document FROM projects WHERE id = ?", (project_id,)).fetchone()
     project = msgspec.json.decode(shell, type=ProjectDocument)
@@ -112,7 +113,7 @@ def read_definitions(connection: sqlite3.Connection, project_id: int) -> Project
 
 
 def _export_project(connection: sqlite3.Connection, project_id: int) -> WholeProject:
-    definitions = read_definitions(connection, project_id)
+    definitions = _read_definitions(connection, project_id)
     groups = connection.execute(
         "SELECT type, key, properties FROM groups WHERE project_id = ? ORDER BY type, key", (project_id,)
     )
@@ -125,7 +126,7 @@ def _export_project(connection: sqlite3.Connection, project_id: int) -> WholePro
 
 def _raws(connection: sqlite3.Connection, table: str, project_id: int) -> list[msgspec.Raw]:
     rows = connection.execute(
-        f"SELECT document FROM {table} WHERE project_id = ? ORDER BY id",  # noqa: S608 - a name from this file
+        f"SELECT document FROM {table} WHERE project_id = ? ORDER BY id",
         (project_id,),
     )
     return [msgspec.Raw(document.encode()) for (document,) in rows]

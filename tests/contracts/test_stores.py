@@ -20,6 +20,7 @@ from gateway.stores.postgres import PostgresStore
 from gateway.stores.sqlite import SqliteStore
 from tests.builders import flag
 from tests.fakes import FakeClock, FakeStore
+from tests.publishing import publish
 from tests.servers import PgBouncer, Postgres
 
 Put = Callable[[dict[str, Any]], Awaitable[None]]
@@ -96,6 +97,8 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
         async def replace(content: dict[str, Any]) -> None:
             await store.import_projects(projects(content), lambda done, total: None)
+            if not isinstance(store, FakeStore):
+                await publish(store)
 
         await replace(document())
         yield Bench(store, replace)

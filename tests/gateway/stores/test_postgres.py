@@ -21,6 +21,7 @@ from gateway.stores import postgres_feed
 from gateway.stores.postgres import PostgresStore
 from gateway.stores.postgres_feed import PostgresFeed
 from tests.faults import FaultProxy
+from tests.publishing import publish
 from tests.servers import PgBouncer, Postgres, running
 
 SOON_S = 5.0
@@ -44,6 +45,7 @@ async def filled(postgres: Postgres, database: str) -> str:
     async with opened(postgres.url(database), statement_timeout_ms=10_000, acquire_timeout_ms=5000) as store:
         await store.migrate()
         await store.import_projects(read_document(document(40)), lambda done, total: None)
+        await publish(store)
     return database
 
 
@@ -199,7 +201,7 @@ async def test_migrate__several_at_once_and_again__applies_everything_once(postg
     """However many processes start with a new version, each migration runs once."""
     stores = [opened(postgres.url(database), connect_timeout_ms=5000) for _ in range(4)]
     applied = await asyncio.gather(*(store.migrate() for store in stores))
-    assert sorted(map(len, applied)) == [0, 0, 0, 1]
+    assert sorted(map(len, applied)) == [0, 0, 0, 2]
     assert await stores[0].migrate() == []
 
 
@@ -225,7 +227,7 @@ async def test_pgbouncer__many_queries_over_few_connections__mixes_up_nothing(
             versions = await store.definitions_versions(["phc_one"])
             facts = await store.load_facts(query)
             await store.save_overrides(1, (f"u{number}",), {"flag": f"h{number}"})
-            return facts.person_properties == {"plan": f"p{number}"} and versions == {"phc_one": 1}
+            return facts.person_properties == {"plan": f"p{number}"} and versions.keys() == {"phc_one"}
 
         for _ in range(3):
             assert all(await asyncio.gather(*(one(number) for number in range(40))))
@@ -263,13 +265,14 @@ async def until(told: list[int | None], number: int) -> None:
 
 
 async def test_feed__project_changes__is_told(postgres: Postgres, filled: str, store: PostgresStore) -> None:
-    """Listening begins with "anything may have changed"; then each import is told."""
+    """Listening begins with "anything may have changed"; then each publication is told."""
     told: list[int | None] = []
     feed = PostgresFeed(Address(postgres.url(filled)), DefinitionsPool())
     listening = asyncio.ensure_future(first(feed, 2, told))
     await until(told, 1)
     await asyncio.to_thread(postgres.execute, "SELECT pg_notify('flagstone_changes', 'noise')", database=filled)
     await store.import_projects(read_document(document()), lambda done, total: None)
+    await publish(store)
     await listening
     assert told == [None, 1]
 

@@ -103,7 +103,7 @@ async def test_keep__entry__expires_and_says_nothing_of_its_token(cache: RedisCa
         lifetimes = {key.decode(): client.ttl(key) for key in client.keys("*")}
     assert len(lifetimes) == 3
     assert all(TOKEN not in key for key in lifetimes)
-    old = lifetimes.pop("flagstone:1:definitions:1:1")
+    old = lifetimes.pop("flagstone:1:definitions:{1:1}")
     assert 0 < old <= 60
     assert all(0.9 * 86_400 - 5 <= ttl <= 86_400 for ttl in lifetimes.values())
 
@@ -122,9 +122,9 @@ async def test_load__entry_is_damaged__is_missing_and_removed(cache: RedisCache,
     """A damaged entry is told of, and makes room for a sound one."""
     await cache.keep_definitions(TOKEN, definitions())
     with redis_server.client() as client:
-        client.set("flagstone:1:definitions:1:1", b"FLSN damaged")
+        client.set("flagstone:1:definitions:{1:1}", b"FLSN damaged")
         assert await cache.load_definitions(TOKEN) is None
-        assert not client.exists("flagstone:1:definitions:1:1")
+        assert not client.exists("flagstone:1:definitions:{1:1}")
         (pointer,) = client.keys("flagstone:1:token:*")
         client.set(pointer, b"somebody else's")
     assert await cache.load_definitions(TOKEN) is None

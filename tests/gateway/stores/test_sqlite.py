@@ -12,7 +12,7 @@ import pytest
 
 from gateway.document import WholeProject
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
-from gateway.ports import FactsQuery
+from gateway.ports import UNPUBLISHED, FactsQuery
 from gateway.stores.sqlite import SqliteStore
 from gateway.stores.sqlite_lane import MAX_WAITING
 
@@ -80,7 +80,7 @@ async def test_store__closed_and_opened_again__has_what_was_stored(path: str) ->
                 await store.import_projects([demo()], ignore)
     async with SqliteStore(path) as store:
         assert await is_stored(store, "u1")
-        assert await version_of(store) == 1
+        assert await version_of(store) == UNPUBLISHED
 
 
 async def test_open__by_several_at_once__makes_the_schema_once(path: str) -> None:
@@ -88,7 +88,7 @@ async def test_open__by_several_at_once__makes_the_schema_once(path: str) -> Non
     async with contextlib.AsyncExitStack() as opened:
         stores = await asyncio.gather(*(opened.enter_async_context(SqliteStore(path)) for _ in range(4)))
         await stores[0].import_projects([demo()], ignore)
-        assert [await version_of(store) for store in stores] == [1, 1, 1, 1]
+        assert [await version_of(store) for store in stores] == [UNPUBLISHED] * 4
 
 
 @pytest.mark.usefixtures("store")
@@ -117,22 +117,12 @@ async def test_open__file_that_is_no_database__is_refused(tmp_path: Path) -> Non
     assert notes.read_text() == "# Shopping list\n" * 100
 
 
-async def test_store__in_memory__works_until_it_is_closed() -> None:
-    """Without a file, everything is over one connection."""
-    async with SqliteStore(":memory:") as store:
-        await store.import_projects([demo()], ignore)
-        await store.save_overrides(1, ("u1",), {"beta": "anon"})
-        assert await overrides_of(store, "u1") == {"beta": "anon"}
-        assert [project.id for project in await store.export_projects()] == [1]
-
-
 async def test_reads__while_a_write_waits__go_on(store: SqliteStore, path: str) -> None:
     """A write that waits for another process holds up no read, and is done in the end."""
     with write_lock(path):
         saving = asyncio.create_task(store.save_overrides(1, ("u1",), {"beta": "anon"}))
         await asyncio.sleep(0)
         assert await is_stored(store, "u1")
-        assert await version_of(store) == 1
         assert not saving.done()
     await saving
     assert await overrides_of(store, "u1") == {"beta": "anon"}
@@ -152,13 +142,11 @@ async def test_reads__during_an_import__see_the_state_before_it(store: SqliteSto
     try:
         assert await is_stored(store, "u1")
         assert not await is_stored(store, "u2")
-        assert await version_of(store) == 1
     finally:
         may_go_on.set()
     await importing
     assert not await is_stored(store, "u1")
     assert await is_stored(store, "u2")
-    assert await version_of(store) == 2
 
 
 async def test_import__cancelled_midway__changes_nothing(store: SqliteStore) -> None:
@@ -188,7 +176,7 @@ async def test_import__failing_midway__changes_nothing(store: SqliteStore) -> No
     """An id that SQLite cannot hold is told, and what came before it is rolled back."""
     with pytest.raises(StoreError, match="too large"):
         await store.import_projects([demo(name="Renamed"), demo(id=2**63, token="phc_other")], ignore)
-    assert await version_of(store) == 1
+    assert [project.name for project in await store.export_projects()] == [demo().name]
 
 
 async def test_write__that_waits_too_long__is_a_timeout(store: SqliteStore, path: str) -> None:
