@@ -22,6 +22,7 @@ from gateway.document import read_document
 from gateway.stores.postgres import PostgresStore
 from tests.drills.conftest import whole_project
 from tests.faults import FaultProxy
+from tests.publishing import publish
 from tests.servers import Postgres, Redis, running
 
 
@@ -52,6 +53,7 @@ async def _fill(url: str) -> None:
         await store.migrate()
         document = msgspec.json.encode({"projects": [whole_project()]})
         await store.import_projects(read_document(document), lambda *_: None)
+        await publish(store)
 
 
 class Service:

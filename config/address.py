@@ -63,6 +63,8 @@ def store_problems(address: Address) -> Iterator[str]:
         yield "starts with none of file:, sqlite: and postgresql://"
     elif not address.path:
         yield f"names no path after {address.scheme}:"
+    elif address.path == ":memory:":
+        yield "names no file: several connections are to share what is stored"
     elif address.path.startswith("//"):
         # Elsewhere sqlite:///x is relative to the working directory; taken literally it would be a new file in /.
         yield f"the path follows {address.scheme}: directly, without //"

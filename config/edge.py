@@ -166,6 +166,15 @@ class Concurrency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         int,
         Meta(ge=1, le=100_000, description="Requests of servers that render pages at once, likewise."),
     ] = 64
+    management: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Calls of the management API at once, likewise: scripts must not displace flags, nor an "
+            "overload of flags whoever is about to switch one off.",
+        ),
+    ] = 32
     max_queued: Annotated[
         int,
         Meta(

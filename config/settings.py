@@ -22,7 +22,9 @@ from config.backends import (
     Store,
     WriterPool,
 )
+from config.builder import Builder
 from config.edge import Concurrency, Limits, Proxies, edge_problems
+from config.management import Api, api_problems
 from config.networks import Networks
 from config.rates import Rates, RateTable
 from config.server import Server, server_problems
@@ -203,6 +205,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     concurrency: Concurrency = Concurrency()
     snapshots: Snapshots = Snapshots()
     requests: Requests = Requests()
+    api: Api = Api()
+    builder: Builder = Builder()
     metrics: Metrics = Metrics()
     log: Log = Log()
 
@@ -257,8 +261,10 @@ def check(settings: Settings) -> list[Problem]:
             Problem(paths, message)
             for paths, message in edge_problems(settings.limits, settings.concurrency, settings.redis.url)
         ),
+        *(Problem(paths, message) for paths, message in api_problems(settings.api)),
         *_request_problems(settings.requests),
         *_breaker_problems(settings.breakers),
+        *_builder_problems(settings.builder),
     ]
 
 
@@ -280,6 +286,14 @@ def _breaker_problems(breakers: Breakers) -> Iterator[Problem]:
         yield Problem(
             ("breakers.max_open_s", "breakers.open_s"),
             f"a longest time of {breakers.max_open_s} s is below the first of {breakers.open_s} s",
+        )
+
+
+def _builder_problems(builder: Builder) -> Iterator[Problem]:
+    if builder.max_rest_ms < builder.min_rest_ms:
+        yield Problem(
+            ("builder.max_rest_ms", "builder.min_rest_ms"),
+            f"a longest rest of {builder.max_rest_ms} ms is below the first of {builder.min_rest_ms} ms",
         )
 
 
@@ -306,4 +320,10 @@ def advise(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             ("persons_pool.acquire_timeout_ms", "persons_pool.statement_timeout_ms", "requests.budget_ms"),
             f"a connection and a statement may take {nested_ms} ms, of which a request waits only {available_ms} ms",
+        )
+    writer = settings.writer_pool.url
+    if settings.api.is_enabled and writer and writer != settings.store.url:
+        yield Problem(
+            ("writer_pool.url", "store.url"),
+            "persons are kept in a database of their own, where the API and the command line do not put any",
         )

@@ -55,7 +55,7 @@ class Cohorts:
 
     def filter(self, document: FilterDocument, path: str, *, is_negated: bool = False) -> Filter | None:
         """The filter on membership; None when it names no cohort, or in a way that is not known."""
-        cohort_id = _cohort_id(document.value)
+        cohort_id = cohort_id_of(document.value)
         operator = document.operator or "in"
         if cohort_id is None or operator not in {"in", "exact", "not_in"}:
             return None
@@ -214,8 +214,8 @@ def _is_tree(tree: Any) -> TypeGuard[dict[str, Any]]:
     )
 
 
-def _cohort_id(value: object) -> int | None:
-    """Cohorts are named by number, which some tools write as text."""
+def cohort_id_of(value: object) -> int | None:
+    """The id in the value of a filter on a cohort, a number that some tools write as text; None when it is not one."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):

@@ -12,17 +12,23 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+
+from gateway import argument_values as values
+from gateway.arguments import Commands, add_command, add_management
 
 DEMO = Path(__file__).with_name("demo.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
     if args.command == "version":
         print(f"flagstone {version('flagstone')}")
         return 0
+
+    if args.command != "serving-worker" and args.api and (args.config or args.set):
+        parser.error("--api is the way to a running service, --config and --set to a store; give one of them")
 
     from config.sources import InvalidConfiguration, load
     from evaluator.definitions import InvalidDefinitions
@@ -30,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from gateway.errors import StoreError
 
     try:
-        if args.command == "worker":
-            from gateway.commands import worker
+        if args.command == "serving-worker":
+            from gateway.commands import serving_worker
 
-            return worker.run(args)
+            return serving_worker.run(args)
         args.overrides = [f"store.url=file:{DEMO}", "log.format=text", *args.set] if args.demo else args.set
         loaded = load(args.config, os.environ, args.overrides)
         exit_code: int = resolve_name(f"gateway.commands.{args.runs}")(loaded, args)
@@ -43,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("The definitions are not usable:", *error.problems)
     except (CommandFailed, StoreError) as error:
         return _fail(*error.args)
+    except KeyboardInterrupt:
+        return _fail("Interrupted.")
     except BrokenPipeError:
         # The reader of our output, `head` perhaps, has seen enough. Python must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flagstone", description="Feature flags that keep answering.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    _command(
+    add_command(
         commands,
         "serve",
         "serve:run",
@@ -82,9 +90,27 @@ def _parser() -> argparse.ArgumentParser:
     telling = _controlling(commands, "status", "say what a running service is doing", "flagstone status --json")
     telling.add_argument("--json", action="store_true", help="print one JSON object")
     # What serve starts; of no use by itself, and therefore not listed.
-    commands.add_parser("worker").add_argument("descriptors", type=int, nargs="+")
+    commands.add_parser("serving-worker").add_argument("descriptors", type=int, nargs="+")
 
-    _command(
+    add_command(
+        commands,
+        "worker",
+        "worker:run",
+        "build and publish what is edited, where `serve` is not to (builder.is_embedded)",
+        "flagstone worker --config flagstone.toml --set metrics.port=8002",
+    )
+
+    publishing = add_command(
+        commands,
+        "publish",
+        "publish:run",
+        "build and publish now what was edited, or with --all everything, as after restoring a backup",
+        "flagstone publish\nflagstone publish --all",
+    )
+    publishing.add_argument("--all", action="store_true", help="build every project anew, under a new version")
+    publishing.add_argument("--timeout", metavar="S", type=float, default=300.0, help="seconds to wait (default: 300)")
+
+    add_command(
         commands,
         "check",
         "check:run",
@@ -92,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "flagstone check --config flagstone.toml",
     )
 
-    _command(
+    add_command(
         commands,
         "migrate",
         "migrate:run",
@@ -100,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         "flagstone migrate --set store.url=postgresql://flagstone@localhost/flagstone",
     )
 
-    importing = _command(
+    importing = add_command(
         commands,
         "import",
         "transfer:run_import",
@@ -110,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("file", metavar="FILE", type=Path, help='a document {"projects": [...]}')
     importing.add_argument("--dry-run", action="store_true", help="only tell what would be imported")
 
-    exporting = _command(
+    exporting = add_command(
         commands,
         "export",
         "transfer:run_export",
@@ -120,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     exporting.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to write (default: stdout)")
 
-    explaining = _command(
+    explaining = add_command(
         commands,
         "explain",
         "explain:run",
@@ -136,83 +162,35 @@ def _parser() -> argparse.ArgumentParser:
     explaining.add_argument(
         "--person-property",
         metavar="KEY=VALUE",
-        type=_properties,
+        type=values.properties,
         action="append",
         default=[],
         help="a property as the request would send it, the value as JSON or text; or a JSON object of properties",
     )
     explaining.add_argument(
-        "--group", metavar="TYPE=KEY", type=_pair, action="append", default=[], help="a group the request would name"
+        "--group",
+        metavar="TYPE=KEY",
+        type=values.pair,
+        action="append",
+        default=[],
+        help="a group the request would name",
     )
     explaining.add_argument("--device-id", metavar="ID", help="the device the request would come from")
     explaining.add_argument("--anon-distinct-id", metavar="ID", help="the anonymous id the person had before")
     explaining.add_argument("--json", action="store_true", help="print one JSON object")
 
+    add_management(commands)
     commands.add_parser("version", help="print the version")
     return parser
 
 
-def _command(
-    commands: "argparse._SubParsersAction[Any]",
-    name: str,
-    runs: str,
-    summary: str,
-    examples: str,
-    *,
-    has_demo: bool = False,
-) -> argparse.ArgumentParser:
-    """A command that runs `module:function` of gateway/commands, with the options that all of them share."""
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog="examples:\n" + "".join(f"  {line}\n" for line in examples.splitlines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("--config", metavar="FILE", type=Path, help="a TOML file of settings")
-    command.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="one setting, such as server.port=8080"
-    )
-    command.set_defaults(runs=runs, demo=False)
-    if has_demo:
-        command.add_argument("--demo", action="store_true", help="use the demo project that comes with flagstone")
-    return command
-
-
-def _controlling(
-    commands: "argparse._SubParsersAction[Any]", name: str, summary: str, examples: str
-) -> argparse.ArgumentParser:
+def _controlling(commands: Commands, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
     """A command for a running service, which is found by the setting `server.control_path`."""
-    command = _command(commands, name, f"control:{name}", summary, examples)
+    command = add_command(commands, name, f"control:{name}", summary, examples)
     command.add_argument("--timeout", metavar="S", type=float, default=60.0, help="seconds to wait (default: 60)")
     if name != "status":
         command.add_argument("--wait", action="store_true", help="wait, and say what became of it")
     return command
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is not TYPE=KEY")
-    return key, value
-
-
-def _properties(text: str) -> dict[str, object]:
-    """The properties given by one --person-property."""
-    from msgspec import DecodeError, json
-
-    if text.startswith("{"):
-        try:
-            return json.decode(text, type=dict[str, object])
-        except DecodeError as error:
-            raise argparse.ArgumentTypeError(f"not a JSON object: {error}") from None
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither KEY=VALUE nor a JSON object")
-    try:
-        return {key: json.decode(value)}
-    except DecodeError:
-        return {key: value}
 
 
 if __name__ == "__main__":

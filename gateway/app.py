@@ -13,11 +13,12 @@ from starlette.websockets import WebSocketClose
 
 from config.reload import Live
 from gateway import wiring
+from gateway.api.app import ManagementApi
 from gateway.endpoints import flags, ops
 from gateway.endpoints.methods import Methods
 from gateway.errors import NotFound
 from gateway.metrics import Metrics
-from gateway.middleware.admission import Admission
+from gateway.middleware.admission import Admission, is_managed
 from gateway.middleware.body_limit import LimitBody
 from gateway.middleware.boundary import ErrorBoundary
 from gateway.middleware.client_ip import FindClient
@@ -51,9 +52,9 @@ def create_app(
     metrics = metrics or Metrics()
 
     @asynccontextmanager
-    async def lifespan(_: object) -> AsyncIterator[wiring.Services]:
+    async def lifespan(_: object) -> AsyncIterator[_State]:
         async with wiring.open_services(live, clock, metrics, open_store) as services:
-            yield services
+            yield _State(**services, api=ManagementApi(services["managed"], live, clock))
 
     middleware = [
         Middleware(RecordRequests, live, clock, metrics),
@@ -72,8 +73,15 @@ def create_app(
     return Admission(app, live, clock, metrics)
 
 
+class _State(wiring.Services):
+    """What is in the state of a request."""
+
+    api: ManagementApi
+
+
 class ByPath:
-    """Finds the route of a path without trying one pattern after the other; all else is the router's."""
+    """Finds the route of a path without trying one pattern after the other; what is below /api/ is the management
+    API's, and all else the router's."""
 
     def __init__(self, router: Router) -> None:
         self._router = router
@@ -81,6 +89,8 @@ class ByPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._apps.get(scope["path"]) if scope["type"] == "http" else None
+        if app is None and scope["type"] == "http" and is_managed(scope["path"]):
+            app = scope["state"]["api"]
         await (app or self._router)(scope, receive, send)
 
 

@@ -116,9 +116,10 @@ class BuildStore(Protocol):
         ...
 
     async def finish(self, job: Job, version: int, *, pace_ms: int, is_announced: bool, is_verified: bool) -> bool:
-        """Give the job back, done: the project rests for `pace_ms`, and parts that nobody reads are dropped. Its mark is
-        cleared unless it has a version beyond this one by now, edited after the claim; whether it was. `is_announced`
-        tells gateways of a change. One that is not verified is the first to be."""
+        """Give the job back, done: the project rests for `pace_ms`, and parts that nobody reads are dropped. Its mark
+        is cleared, unless it has a version beyond this one by now: then it counts as dirty since the claim at the
+        earliest. Whether it was cleared. `is_announced` tells gateways of a change. One that is not verified is the
+        first to be."""
         ...
 
     async def fail(self, job: Job, problem: str, *, rest_s: float, pace_ms: int, is_refused: bool) -> None:

@@ -165,7 +165,7 @@ class Invalid(GatewayError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         first = problems[0]
-        super().__init__(f"{first.path}: {first.message}" + (" And more." if len(problems) > 1 else ""))
+        super().__init__(f"{first.path}: {first.message}" + ("; and more" if len(problems) > 1 else ""))
         self.problems = tuple(problems)
         self.members = {
             "attr": first.path,

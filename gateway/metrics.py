@@ -16,7 +16,7 @@ from gateway.hot_metrics import HotCounter, HotHistogram
 from gateway.telemetry import log_event
 
 PREFIX: Final = "flagstone_"
-ENDPOINTS: Final = ("flags", "decide", "readiness", "liveness", "root", "other")
+ENDPOINTS: Final = ("flags", "decide", "management", "readiness", "liveness", "root", "other")
 STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx", "gone")
 PARTS: Final = ("person", "group", "override")
 CAUSES: Final = ("timeout", "database_unavailable", "database_error", "hash_key_override_error", "other")
@@ -29,10 +29,11 @@ CALL_OUTCOMES: Final = ("ok", "timeout", "error", "gone", "open", "busy", "skipp
 BREAKER_STATES: Final = ("closed", "open", "half_open")
 LIMITS: Final = ("address", "token")
 LIMITED: Final = ("warned", "denied", "would_deny", "suspended")
-PARTITIONS: Final = ("flags", "definitions", "bootstrap")
+PARTITIONS: Final = ("flags", "definitions", "bootstrap", "management")
 SHED_REASONS: Final = ("full", "late", "dropped")
 CONNECTION_ENDS: Final = ("evicted", "overdue")
-FEEDS: Final = ("postgres", "redis")
+FEEDS: Final = ("postgres", "redis", "sqlite")
+MAX_EDIT_AGE_S: Final = 86_400.0
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -59,12 +60,31 @@ class Families:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._callbacks: list[Callable[[], None]] = []
+        self._beside: list[Families] = []
 
     def _counter(self, name: str, says: str, labels: Iterable[str] = ()) -> Counter:
         return Counter(PREFIX + name, says, labels, registry=self._registry)
 
     def _gauge(self, name: str, says: str, labels: Iterable[str] = ()) -> Gauge:
         return Gauge(PREFIX + name, says, labels, registry=self._registry)
+
+    def at_scrape(self, callback: Callable[[], None]) -> None:
+        """Have gauges set by this when somebody reads them."""
+        self._callbacks.append(callback)
+
+    def render_beside(self, other: "Families") -> None:
+        """Have these rendered too."""
+        self._beside.append(other)
+
+    def render(self) -> bytes:
+        """Everything in the text format of Prometheus."""
+        for callback in self._callbacks:
+            try:
+                callback()
+            except Exception as error:  # One broken gauge must not hide all the others.
+                log_event("metric_crashed", logging.ERROR, exception=error)
+        return generate_latest(self._registry) + b"".join(other.render() for other in self._beside)
 
     def families(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """The type and the labels of each family by its name."""
@@ -79,11 +99,11 @@ class Metrics(Families):
 
     def __init__(self) -> None:
         super().__init__()
-        self._callbacks: list[Callable[[], None]] = []
         self._requests = self._hot_counter("requests_total", "Requests answered.", ("endpoint", "status_class"))
         self._request_s = self._hot_histogram("request_duration_seconds", "From arrival to the answer.", ("endpoint",))
         self._in_flight = self._gauge("requests_in_flight", "Requests being answered now.")
         self.requests_in_flight = 0
+        self.at_scrape(lambda: self._in_flight.set(self.requests_in_flight))
         self._phase_s = self._hot_histogram("phase_duration_seconds", "Parts of answering a flag request.", ("phase",))
         self._answers = self._hot_counter("answers_total", "Answers with flags.", ("kind",))
         self._missing = self._counter("facts_missing_total", "Parts of facts that could not be had.", ("part", "cause"))
@@ -103,6 +123,7 @@ class Metrics(Families):
         self._fills = self._counter("cache_fills_total", "Documents offered to the shared cache.", ("outcome",))
         self.fill_bytes = self._counter("cache_fill_bytes_total", "Bytes written to the shared cache.")
         self._changes = self._counter("changes_told_total", "Changes announced to this process.", ("source",))
+        self._served_s = self._histogram("edit_to_served_seconds", "From an edit until this process answers with it.")
         self._feed = self._gauge("feed_connected", "Whether announcements are listened for.", ("source",))
         self._pool = self._gauge("pool_connections", "Connections to a database.", ("pool", "state"))
         self._calls = self._counter(
@@ -152,22 +173,22 @@ class Metrics(Families):
 
         status = [(endpoint, status) for endpoint in ENDPOINTS for status in STATUS_CLASSES]
         self._request_of = {pair: self._requests.labels(*pair) for pair in status}
-        self._request_s_of = _bound(self._request_s, ENDPOINTS)
-        self._phase_of = _bound(self._phase_s, Phase)
-        self._answer_of = _bound(self._answers, ("exact", "partial"))
+        self._request_s_of = bound(self._request_s, ENDPOINTS)
+        self._phase_of = bound(self._phase_s, Phase)
+        self._answer_of = bound(self._answers, ("exact", "partial"))
         self._missing_of = {(part, cause): self._missing.labels(part, cause) for part in PARTS for cause in CAUSES}
-        self._read_of = _bound(self._reads, SOURCES)
+        self._read_of = bound(self._reads, SOURCES)
         self._load_of = {(tier, end): self._loads.labels(tier, end) for tier in SOURCES for end in LOAD_OUTCOMES}
         self._limited_of = {(limit, end): self._limited.labels(limit, end) for limit in LIMITS for end in LIMITED}
         self._shed_of = {(part, why): self._shed.labels(part, why) for part in PARTITIONS for why in SHED_REASONS}
-        self._connection_end_of = _bound(self._connections_ended, CONNECTION_ENDS)
-        self._fill_of = _bound(self._fills, FILL_OUTCOMES)
-        self._change_of = _bound(self._changes, FEEDS)
+        self._connection_end_of = bound(self._connections_ended, CONNECTION_ENDS)
+        self._fill_of = bound(self._fills, FILL_OUTCOMES)
+        self._change_of = bound(self._changes, FEEDS)
         self._turn_of = {(name, to): self._turns.labels(name, to) for name in DEPENDENCIES for to in BREAKER_STATES}
-        self._write_of = _bound(self._writes, WRITE_OUTCOMES)
+        self._write_of = bound(self._writes, WRITE_OUTCOMES)
         self._call_of = {(name, end): self._calls.labels(name, end) for name in DEPENDENCIES for end in CALL_OUTCOMES}
-        self._call_s_of = _bound(self._call_s, DEPENDENCIES)
-        self._wait_s_of = _bound(self._wait_s, DEPENDENCIES)
+        self._call_s_of = bound(self._call_s, DEPENDENCIES)
+        self._wait_s_of = bound(self._wait_s, DEPENDENCIES)
 
     def _histogram(self, name: str, says: str, labels: Iterable[str] = ()) -> Histogram:
         return Histogram(PREFIX + name, says, labels, registry=self._registry, buckets=_SECONDS)
@@ -203,6 +224,11 @@ class Metrics(Families):
 
     def change_told(self, source: str) -> None:
         self._change_of[source].inc()
+
+    def served(self, edit_age_s: float) -> None:
+        """An edit of this age is in force. Versions that are no moments, as a file's, make an age that is none."""
+        if 0 <= edit_age_s < MAX_EDIT_AGE_S:
+            self._served_s.observe(edit_age_s)
 
     def feed_connected(self, source: str, *, is_connected: bool) -> None:
         self._feed.labels(source).set(is_connected)
@@ -252,20 +278,7 @@ class Metrics(Families):
     def heartbeat(self, task: str, age_s: float) -> None:
         self._heartbeat.labels(task).set(age_s)
 
-    def at_scrape(self, callback: Callable[[], None]) -> None:
-        """Have gauges set by this when somebody reads them."""
-        self._callbacks.append(callback)
 
-    def render(self) -> bytes:
-        """Everything in the text format of Prometheus."""
-        self._in_flight.set(self.requests_in_flight)
-        for callback in self._callbacks:
-            try:
-                callback()
-            except Exception as error:  # One broken gauge must not hide all the others.
-                log_event("metric_crashed", logging.ERROR, exception=error)
-        return generate_latest(self._registry)
-
-
-def _bound(family: _Family[Family_co], values: Iterable[str]) -> dict[str, Family_co]:
+def bound(family: _Family[Family_co], values: Iterable[str]) -> dict[str, Family_co]:
+    """The children of a family with one label, by its values."""
     return {value: family.labels(value) for value in values}

@@ -9,15 +9,30 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final, Protocol, TypedDict
 
+from msgspec.structs import replace
+
 from config.backends import Breakers, Pool
 from config.reload import Live
 from config.settings import Settings
+from gateway.builder_metrics import BuilderMetrics
+from gateway.building_ports import BuildStore, Shelf
+from gateway.editing_ports import ManagedStore
 from gateway.metrics import Metrics
-from gateway.ports import ChangeFeed, Clock, DefinitionStore, FactsStore, LastGoodStore, OverrideStore, TransferStore
+from gateway.ports import (
+    ChangeFeed,
+    Clock,
+    DefinitionStore,
+    FactsStore,
+    LastGoodStore,
+    OverrideStore,
+    SystemClock,
+    TransferStore,
+)
 from gateway.resilience.breaker import Breaker, BreakerPolicy, State
 from gateway.resilience.bulkhead import Bulkhead
 from gateway.resilience.guard import Guard
 from gateway.resilience.token_bucket import TokenBucket
+from gateway.services.builder import Builder
 from gateway.services.changes import ChangeListener
 from gateway.services.compiling import Compiler
 from gateway.services.definitions import DefinitionService, Shared
@@ -28,6 +43,7 @@ from gateway.services.overrides import OverrideService
 from gateway.services.snapshots import SnapshotService
 from gateway.stores.file import FileStore
 from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite_feed import SqliteFeed
 from gateway.telemetry import log_event
 from gateway.wire.flags import encode_result
 
@@ -36,7 +52,13 @@ QUEUED_PER_SLOT: Final = 16
 
 
 class Store(DefinitionStore, FactsStore, OverrideStore, TransferStore, Protocol):
-    """What one backend fulfils."""
+    """What one backend fulfils. One that is only read has nothing to build or to manage."""
+
+    @property
+    def builds(self) -> BuildStore | None: ...
+
+    @property
+    def managed(self) -> ManagedStore | None: ...
 
 
 OpenStore = Callable[[Settings], AbstractAsyncContextManager[Store]]
@@ -50,6 +72,7 @@ class Services(TypedDict):
     snapshots: SnapshotService
     flags: FlagService
     limits: LimitService
+    managed: ManagedStore | None
 
 
 def open_store(settings: Settings) -> AbstractAsyncContextManager[Store]:
@@ -72,6 +95,10 @@ async def open_services(
         enter = opened.enter_async_context
         store = await enter(open_store(settings))
         _measure_pools(store, metrics)
+        if store.builds is not None and settings.builder.is_embedded:
+            building = BuilderMetrics()
+            metrics.render_beside(building)
+            await enter(open_builder(store.builds, settings, clock, building))
         guards = _Guards(settings.breakers, clock, metrics)
         definitions = DefinitionService(
             store,
@@ -104,7 +131,44 @@ async def open_services(
         metrics.at_scrape(lambda: metrics.tasks.set(len(asyncio.all_tasks())))
         flags = FlagService(snapshots, facts, overrides, clock, metrics)
         limits = LimitService(live, clock, metrics, await _open_fleet(opened, settings, guards))
-        yield Services(live=live, metrics=metrics, snapshots=snapshots, flags=flags, limits=limits)
+        yield Services(
+            live=live, metrics=metrics, snapshots=snapshots, flags=flags, limits=limits, managed=store.managed
+        )
+
+
+@asynccontextmanager
+async def open_builder(
+    builds: BuildStore, settings: Settings, clock: Clock, metrics: BuilderMetrics
+) -> AsyncIterator[Builder]:
+    """A builder at work, until the context is left."""
+    async with AsyncExitStack() as opened:
+        builder = await opened.enter_async_context(
+            Builder(builds, await _open_shelf(opened, settings), settings.builder, clock, metrics)
+        )
+        if settings.store.url.is_postgres and not settings.writer_pool.transaction_pooling:
+            from gateway.stores.postgres_feed import EDITS, PostgresFeed
+
+            pool = settings.writer_pool
+            feed = PostgresFeed(pool.url or settings.store.url, pool, EDITS)
+            await opened.enter_async_context(ChangeListener("edits", feed, builder.told, clock, metrics))
+        yield builder
+
+
+async def publish(store: Store, settings: Settings) -> None:
+    """Build what was just edited, for a command that works on the store itself. Raises StoreError."""
+    if store.builds is not None:
+        async with AsyncExitStack() as opened:
+            restless = replace(settings.builder, min_rest_ms=0)
+            shelf = await _open_shelf(opened, settings)
+            await Builder(store.builds, shelf, restless, SystemClock(), BuilderMetrics()).drain()
+
+
+async def _open_shelf(opened: AsyncExitStack, settings: Settings) -> Shelf | None:
+    if not settings.redis.url:
+        return None
+    from gateway.stores.redis_shelf import RedisShelf
+
+    return await opened.enter_async_context(RedisShelf(settings.redis))
 
 
 class _Guards:
@@ -201,6 +265,8 @@ def _feeds(settings: Settings) -> list[tuple[str, ChangeFeed]]:
         from gateway.stores.postgres_feed import PostgresFeed
 
         feeds.append(("postgres", PostgresFeed(pool.url or settings.store.url, pool)))
+    if settings.store.url.scheme == "sqlite":
+        feeds.append(("sqlite", SqliteFeed(settings.store.url.path)))
     if settings.redis.url and settings.redis.url.scheme != "redis+cluster":
         from gateway.stores.redis_client import RedisFeed
 

@@ -35,6 +35,9 @@ class FakeClock:
 class FakeStore:
     """Every store port in memory. `error` is raised by each call, `hang` makes each call wait until it is set."""
 
+    builds = None
+    managed = None
+
     def __init__(self) -> None:
         self.error: StoreError | None = None
         self.hang: asyncio.Event | None = None

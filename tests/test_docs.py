@@ -9,6 +9,7 @@ import pytest
 from starlette.routing import Route
 
 from config.settings import FIELDS
+from gateway.api.routes import OPERATIONS
 from gateway.app import ROUTES
 from gateway.endpoints.methods import Methods
 from gateway.errors import BadRequest, GatewayError
@@ -17,6 +18,7 @@ from gateway.server.tally import Tally
 
 DOCS = Path(__file__).parents[1] / "docs"
 ENDPOINTS = (DOCS / "endpoints.md").read_text(encoding="utf-8")
+API = (DOCS / "api.md").read_text(encoding="utf-8")
 METRICS = (DOCS / "metrics.md").read_text(encoding="utf-8")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -42,6 +44,17 @@ def test_endpoints_document__route__stands_there_with_its_methods(route: Route) 
     assert isinstance(route.app, Methods)
     missing = [method for method in route.app.methods if method != "OPTIONS" and method not in described]
     assert not missing
+
+
+@pytest.mark.parametrize("path", sorted({operation.path for operation in OPERATIONS}))
+def test_api_document__path__stands_there_with_its_methods_and_parameters(path: str) -> None:
+    """Whoever scripts against the API finds each path, what may be done there, and what it can be asked with."""
+    (row,) = [row for row in API.splitlines() if row.startswith(f"| `{path}` |")]
+    operations = [operation for operation in OPERATIONS if operation.path == path]
+    assert row.split("|")[2].strip() == ", ".join(operation.method for operation in operations)
+    for operation in operations:
+        assert all(f"`{name}" in API for name in operation.query.__struct_fields__)
+        assert all(scope.partition(":")[0] in row for scope in operation.scopes)
 
 
 @pytest.mark.parametrize("error", sorted(set(errors()), key=lambda error: error.code), ids=lambda error: error.code)

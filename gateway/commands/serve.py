@@ -44,7 +44,7 @@ def run(loaded: Loaded, args: Namespace) -> int:
         tls_context(server)
         listener = bind(server.host, server.port, server.backlog)
         url = url_of(listener, scheme)
-        aside = _bind_for_metrics(metrics) if metrics.is_enabled else None
+        aside = bind_for_metrics(metrics) if metrics.is_enabled else None
         aside_url = url_of(aside) if aside else None
     except (ModuleNotFoundError, CannotServe) as error:
         raise CommandFailed(str(error)) from None
@@ -69,7 +69,7 @@ def run(loaded: Loaded, args: Namespace) -> int:
     return asyncio.run(supervise())
 
 
-def _bind_for_metrics(metrics: Metrics) -> socket:
+def bind_for_metrics(metrics: Metrics) -> socket:
     try:
         return bind(metrics.host, metrics.port, METRICS_BACKLOG)
     except CannotServe as error:

@@ -1,4 +1,4 @@
-"""`flagstone worker`: what `serve` starts; of no use by itself."""
+"""`flagstone serving-worker`: what `serve` starts; of no use by itself."""
 
 from argparse import Namespace
 

@@ -15,7 +15,7 @@ from evaluator.snapshot import build_snapshot
 from gateway.commands import CommandFailed
 from gateway.document import WholeProject, read_document, write_document
 from gateway.ports import Clock, SystemClock
-from gateway.wiring import open_store
+from gateway.wiring import open_store, publish
 
 PROGRESS_INTERVAL_S: Final = 2.0
 
@@ -50,6 +50,7 @@ def run_export(loaded: Loaded, args: Namespace) -> int:
 async def _store(settings: Settings, projects: Sequence[WholeProject]) -> None:
     async with open_store(settings) as store:
         await store.import_projects(projects, Progress(SystemClock()))
+        await publish(store, settings)
 
 
 async def _stored(settings: Settings) -> list[WholeProject]:

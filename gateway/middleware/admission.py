@@ -27,7 +27,7 @@ PARTITIONS: Final = {
     "/bootstrap": "bootstrap",
     "/bootstrap/": "bootstrap",
 }
-"""Paths whose requests are counted apart; all others are counted together."""
+"""Paths whose requests are counted apart. So are those of the management API; all others are counted together."""
 _UNLIMITED: Final = 1 << 30
 _BUSY_RATIO: Final = 0.5
 """Of a core: below it, the loop is late because of something else than work, and once says nothing."""
@@ -38,6 +38,15 @@ _HEAD: Final = (
     b"retry-after: %d\r\ncontent-length: %d\r\n" % (_REFUSAL.retry_after_s or 0, len(_REFUSAL.detail))
 )
 _BODY: Final = b"\r\n" + _REFUSAL.detail.encode()
+
+
+def partition_of(path: str) -> str:
+    return PARTITIONS.get(path) or ("management" if path.startswith("/api/") else "flags")
+
+
+def is_managed(path: str) -> bool:
+    """Whether the path is one of the management API."""
+    return partition_of(path) == "management"
 
 
 class Admission:
@@ -108,11 +117,18 @@ class Admission:
                 raise Overloaded
             await self._take_turn(scope, scope["state"]["ticket"])
 
+    def step_back(self, scope: Scope) -> None:
+        """Take the place back from a request that is as good as answered, and of whose body the rest still comes."""
+        if "ticket" in scope["state"]:
+            self._leave(scope["state"])
+            self.arriving += 1
+            scope["state"]["admission"] = self
+
     async def _arrive(self, scope: Scope) -> None:
         """Let the body arrive first, for which there is room for many, but not for any number."""
         settings = self._live.settings.concurrency
         if self.arriving >= settings.ceiling and settings.mode != "off":
-            self._metrics.shed(self._name_of(scope), "full")
+            self._metrics.shed(partition_of(scope["path"]), "full")
             raise Overloaded
         self.arriving += 1
         scope["state"]["admission"] = self
@@ -132,7 +148,7 @@ class Admission:
             del state["ticket"]
             if not isinstance(error, Shed):
                 raise
-            self._metrics.shed(self._name_of(scope), error.reason)
+            self._metrics.shed(partition_of(scope["path"]), error.reason)
             raise Overloaded from None
         if (record := state.get("record")) is not None:
             ticket.waited_s = record.waited_s
@@ -157,22 +173,18 @@ class Admission:
         settings = self._live.settings
         if settings.concurrency is not self._settings:
             self._follow(settings.concurrency)
-        gate = self.gates[PARTITIONS[path]] if path in PARTITIONS else self._flags
+        gate = self.gates[partition_of(path)]
         ticket = gate.place(settings.requests.budget_ms / 1000)
         if ticket is None:
-            self._metrics.shed(self._name_of(scope), gate.last_shed)
+            self._metrics.shed(partition_of(path), gate.last_shed)
             return False
         state = scope["state"]
         state["gate"], state["ticket"] = gate, ticket
         return True
 
-    @staticmethod
-    def _name_of(scope: Scope) -> str:
-        return PARTITIONS.get(scope["path"], "flags")
-
     def _limits(self, settings: Concurrency) -> dict[str, Limit]:
         if settings.mode == "off":
-            return {name: FixedLimit(_UNLIMITED) for name in ("flags", "definitions", "bootstrap")}
+            return {name: FixedLimit(_UNLIMITED) for name in ("flags", "definitions", "bootstrap", "management")}
         flags: Limit = FixedLimit(settings.limit)
         if settings.mode == "adaptive":
             begin = min(max(settings.limit, settings.floor), settings.ceiling)
@@ -182,6 +194,7 @@ class Admission:
             "flags": flags,
             "definitions": FixedLimit(settings.definitions),
             "bootstrap": FixedLimit(settings.bootstrap),
+            "management": FixedLimit(settings.management),
         }
 
     def _follow(self, settings: Concurrency) -> None:

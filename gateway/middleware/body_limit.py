@@ -1,16 +1,22 @@
 """Reads the whole body before anything is parsed, within a size and a total time; the app then gets it in one piece.
 
-Invariant: the app runs only with a complete body, and what a refused client sends on is read and thrown away until it
-is gone, because an engine may wait for ever to hand over a body that nobody takes.
+Only the management API reads for itself, as it comes, once it knows whose body it is. Invariant: any other app runs
+only with a complete body, and what a refused client sends on is read and thrown away until it is gone, because an
+engine may wait for ever to hand over a body that nobody takes.
 """
 
 import asyncio
+from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.settings import Requests
-from gateway.errors import BodyTimeout, BodyTooLarge, GatewayError, UnreadableBody, reject
+from gateway.errors import BodyTimeout, BodyTooLarge, GatewayError, Overloaded, UnreadableBody, reject
+from gateway.middleware.admission import is_managed
 from gateway.telemetry import RequestRecord
+
+MIN_BYTES_PER_S: Final = 8 * 1024
+"""On average, of a body that is read as it comes: less than any line carries, and too much to trickle for hours."""
 
 
 class LimitBody:
@@ -20,6 +26,9 @@ class LimitBody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if is_managed(scope["path"]):
+            await self._hand_on(scope, receive, send)
             return
         record: RequestRecord = scope["state"]["record"]
         bounds = record.settings.requests
@@ -42,6 +51,34 @@ class LimitBody:
             return unread.pop() if unread else await receive()
 
         await self._app(scope, receive_body, send)
+
+    async def _hand_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the app read the body, within bounds that hold however much it is."""
+        state = scope["state"]
+        admission = state.get("admission")
+        if admission is not None:
+            try:
+                await admission.enter(scope)
+            except Overloaded as error:
+                state["record"].error = error.code
+                await reject(send, error)
+                return
+        state["has_own_bounds"] = True
+        body = ComingBody(receive, state["record"])
+
+        async def drain() -> None:
+            if not body.has_ended:
+                if admission is not None:
+                    admission.step_back(scope)
+                await body.drain()
+
+        async def send_at_the_end(message: Message) -> None:
+            if not body.is_late:  # A sender that goes on reads no answer before it has sent everything.
+                await drain()
+            await send(message)
+
+        await self._app(scope, body.receive, send_at_the_end)
+        await drain()
 
     async def _wait_for(self, receive: Receive, bounds: Requests, record: RequestRecord) -> bytes:
         """The whole body, if it comes in time."""
@@ -79,3 +116,53 @@ class LimitBody:
                     pass
         except TimeoutError:
             return
+
+
+class ComingBody:
+    """A body as it comes. Raises what it is refused with once it is too large, or silent or slow for too long."""
+
+    def __init__(self, receive: Receive, record: RequestRecord) -> None:
+        self._receive = receive
+        self._record = record
+        self._bounds = record.settings.requests
+        self._max_bytes = record.settings.api.max_upload_bytes
+        self._received = 0
+        self._waited_s = 0.0
+        self.has_ended = False
+        self.is_late = False
+
+    def __repr__(self) -> str:
+        return f"<ComingBody {self._received} bytes in {self._waited_s:.1f} s{', ended' if self.has_ended else ''}>"
+
+    async def receive(self) -> Message:
+        """The next piece. Time spent between two of them is not the sender's and does not count."""
+        began_s = self._record.duration_s()
+        try:
+            async with asyncio.timeout(self._bounds.body_timeout_s):
+                message = await self._receive()
+        except TimeoutError:
+            self.is_late = True
+            raise BodyTimeout from None
+        finally:
+            waited_s = self._record.duration_s() - began_s
+            self._waited_s += waited_s
+            self._record.waited_s += waited_s
+        self.has_ended = not message.get("more_body", False)
+        if message["type"] == "http.disconnect":
+            raise UnreadableBody
+        self._received += len(message.get("body", b""))
+        if self._received > self._max_bytes:
+            raise BodyTooLarge(self._max_bytes)
+        self.is_late = self._waited_s > self._bounds.body_timeout_s + self._received / MIN_BYTES_PER_S
+        if self.is_late:
+            raise BodyTimeout
+        return message
+
+    async def drain(self) -> None:
+        """Read and drop what still comes, for as long as a whole body may take."""
+        try:
+            async with asyncio.timeout(self._bounds.body_timeout_s):
+                while not self.has_ended:
+                    self.has_ended = not (await self._receive()).get("more_body", False)
+        except TimeoutError:
+            self.has_ended = True

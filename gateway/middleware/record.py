@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from config.reload import Live
 from gateway.errors import VARY
 from gateway.metrics import Metrics
+from gateway.middleware.admission import is_managed
 from gateway.ports import Clock
 from gateway.resilience.gate import Ticket
 from gateway.telemetry import RequestRecord
@@ -80,6 +81,8 @@ class RecordRequests:
         finally:
             self._metrics.requests_in_flight -= 1
             endpoint = _ENDPOINTS.get(record.path.rstrip("/"), "other")
+            if endpoint == "other" and is_managed(record.path):
+                endpoint = "management"
             self._metrics.request_ended(endpoint, record.status, record.duration_s())
             record.emit()
 

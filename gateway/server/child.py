@@ -53,7 +53,7 @@ class Child:
             descriptors.append(metrics_listener.fileno())
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway", "worker", *map(str, descriptors),
+                sys.executable, "-m", "gateway", "serving-worker", *map(str, descriptors),
                 stdin=asyncio.subprocess.DEVNULL, pass_fds=descriptors,
             )  # fmt: skip
         return cls(index, process, await supervisor_end(ours))

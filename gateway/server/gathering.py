@@ -37,7 +37,7 @@ class Gathering:
         for number in numbers:
             self._waiting.pop(number, None)
         texts = {str(child.index): answer.result() for answer, child in answers.items() if answer.done()}
-        texts[""] = self._tally.render([child.state.value for child in self._children.values()])
+        texts[""] = self._tally.render_with([child.state.value for child in self._children.values()])
         asking.send(Gathered(query, texts))
 
     def rendered(self, message: Rendered) -> None:

@@ -16,7 +16,7 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
 from priority.priority import TooManyStreamsError
 
-from gateway.server.background import Background
+from gateway.background import Background
 from gateway.server.connections import Connection, Phase
 from gateway.server.engines import Serving
 from gateway.telemetry import log_event

@@ -21,7 +21,7 @@ class InFlight:
     def __init__(self, app: ASGIApp, now: Callable[[], float]) -> None:
         self._app = app
         self._now = now
-        self._requests: dict[asyncio.Task[object], float] = {}
+        self._requests: dict[asyncio.Task[object], tuple[float, Scope]] = {}
         self._is_closing = False
         self._is_over = False
         self.served = 0
@@ -48,10 +48,11 @@ class InFlight:
             request.cancel()
 
     def sweep(self, max_s: float) -> None:
-        """End requests older than this: their clients take no answer, or something in here is broken."""
+        """End requests older than this: their clients take no answer, or something in here is broken. An upload may
+        take hours, and is bounded where it is read."""
         oldest = self._now() - max_s
-        for request, began in tuple(self._requests.items()):
-            if began < oldest:
+        for request, (began, scope) in tuple(self._requests.items()):
+            if began < oldest and not scope["state"].get("has_own_bounds"):
                 log_event("request_overdue", logging.WARNING, duration_s=round(self._now() - began, 1))
                 request.cancel()
 
@@ -71,7 +72,7 @@ class InFlight:
             await send(message)
 
         self.served += 1
-        self._requests[request] = self._now()
+        self._requests[request] = self._now(), scope
         try:
             await self._app(scope, receive, send_onwards)
         except asyncio.CancelledError:

@@ -16,7 +16,7 @@ from typing import Final
 
 from config.reload import dumps
 from config.sources import Loaded
-from gateway.server.background import Background
+from gateway.background import Background
 from gateway.server.channel import (
     Accepting,
     Begin,

@@ -6,8 +6,6 @@ Joined to the workers' own metrics by exposition.py. Invariant: as in metrics.py
 from collections.abc import Sequence
 from typing import Final
 
-from prometheus_client import generate_latest
-
 from gateway.metrics import Families
 
 STATES: Final = ("starting", "accepting", "ready", "leaving")
@@ -49,8 +47,8 @@ class Tally(Families):
         self._is_good.set(result in ("changed", "unchanged"))
         self._generation.set(generation)
 
-    def render(self, states: Sequence[str]) -> bytes:
+    def render_with(self, states: Sequence[str]) -> bytes:
         """Everything in the text format of Prometheus, given the states of the workers."""
         for state in STATES:
             self._workers.labels(state).set(states.count(state))
-        return generate_latest(self._registry)
+        return self.render()

@@ -21,12 +21,13 @@ from config.reload import Live, loads
 from config.server import Server
 from config.settings import Settings
 from gateway.app import create_app
+from gateway.background import Background
 from gateway.management import Management
 from gateway.metrics import Metrics
 from gateway.middleware.admission import Admission
 from gateway.ports import Deadline, SystemClock
 from gateway.server.acceptor import Acceptor
-from gateway.server.background import Background
+from gateway.server.aside import Aside
 from gateway.server.channel import (
     Accepting,
     Begin,
@@ -49,7 +50,7 @@ from gateway.server.channel import (
     worker_end,
 )
 from gateway.server.connections import SWEEP_S, Connections
-from gateway.server.engines import Engine, Serving, make_engine, name_of_engine, new_event_loop
+from gateway.server.engines import Serving, make_engine, name_of_engine, new_event_loop
 from gateway.server.exposition import merged
 from gateway.server.lifespan import running
 from gateway.server.listener import tls_context
@@ -64,7 +65,6 @@ LINGER_S: Final = 0.25
 """How long idle connections are kept once a worker stops: a request may be on its way on them."""
 SPARE_DESCRIPTORS: Final = 256
 """For everything that is no connection of a client."""
-METRICS_CONNECTIONS: Final = 64
 GATHER_TIMEOUT_S: Final = 2.0
 COLLECT_AFTER: Final = (10_000, 20, 100)
 """Thresholds of the garbage collector: what requests leave is not cyclic, and looking through all of a large project
@@ -149,14 +149,9 @@ class Worker:
         )
         self._state = state
         self._metrics.at_scrape(self._measure)
-        self._aside: tuple[Acceptor, Connections, Engine] | None = None
+        self._aside: Aside | None = None
         if metrics_listener is not None:
-            connections = Connections(self._server, now)
-            engine = make_engine(
-                self._engine.name, Serving(Management(self._live, self._all_metrics), {}, connections, self._server)
-            )
-            acceptor = Acceptor(metrics_listener, engine.make_protocol, connections, lambda: METRICS_CONNECTIONS)
-            self._aside = acceptor, connections, engine
+            self._aside = Aside(metrics_listener, Management(self._live, self._all_metrics), self._server)
 
     async def work(self) -> None:
         """Answer requests until told to stop."""
@@ -219,7 +214,7 @@ class Worker:
     def _accept(self) -> None:
         self._acceptor.begin()
         if self._aside is not None:
-            self._aside[0].begin()
+            self._aside.begin()
         self._channel.send(Accepting())
         self._background.spawn(self._tell_when_ready())
 
@@ -255,9 +250,7 @@ class Worker:
         if self._connections:
             log_event("connections_aborted", logging.WARNING, connections=self._connections.abort())
         if self._aside is not None:
-            acceptor, connections, _ = self._aside
-            await acceptor.close()
-            connections.abort()
+            await self._aside.close()
         self._channel.close()
 
     async def _all_closed(self, within_s: float) -> None:
@@ -280,8 +273,7 @@ class Worker:
             self._connections.sweep()
             self._in_flight.sweep(requests.budget_ms / 1000 + requests.body_timeout_s + server.write_timeout_s)
             if self._aside is not None:
-                self._aside[1].sweep()
-                self._aside[2].tick()
+                self._aside.sweep()
             if server.max_requests and self._in_flight.served >= server.max_requests * (1 - self._earlier):
                 self._ask_to_go("max_requests")
             if server.max_memory_bytes and resident_bytes() > server.max_memory_bytes:

@@ -8,10 +8,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.errors import StoreError
-from gateway.metrics import Metrics
 from gateway.ports import ChangeFeed, Clock
 from gateway.telemetry import Outage, log_event
 
@@ -20,8 +19,20 @@ MAX_PAUSE_S: Final = 15.0
 CLOSE_TIMEOUT_S: Final = 1.0
 
 
+class FeedMetrics(Protocol):
+    """What is counted of a feed."""
+
+    def at_scrape(self, callback: Callable[[], None]) -> None: ...
+
+    def heartbeat(self, task: str, age_s: float) -> None: ...
+
+    def feed_connected(self, source: str, *, is_connected: bool) -> None: ...
+
+    def change_told(self, source: str) -> None: ...
+
+
 class ChangeListener:
-    """Use as an async context manager. `source` names the feed in metrics: postgres or redis."""
+    """Use as an async context manager. `source` names the feed in metrics and logs: postgres, redis or edits."""
 
     def __init__(
         self,
@@ -29,7 +40,7 @@ class ChangeListener:
         feed: ChangeFeed,
         told: Callable[[int | None], None],
         clock: Clock,
-        metrics: Metrics,
+        metrics: FeedMetrics,
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:

@@ -12,9 +12,9 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
-from gateway.errors import StoreError
+from gateway.errors import StoreError, StoreUnavailable
 from gateway.metrics import Metrics
-from gateway.ports import Definitions, DefinitionStore, LastGood, LastGoodStore, SharedCache
+from gateway.ports import UNPUBLISHED, Definitions, DefinitionStore, LastGood, LastGoodStore, SharedCache
 from gateway.resilience.guard import Guard
 from gateway.resilience.token_bucket import TokenBucket
 from gateway.telemetry import Outage, log_event
@@ -77,7 +77,7 @@ class DefinitionService:
         return f"<DefinitionService {self._guard!r}, {self._shared!r}>"
 
     async def load(self, token: str, version: int | None = None) -> Found | None:
-        """The definitions, of this version if one is given. None says that no project has the token.
+        """The definitions, of at least this version if one is given. None says that no project has the token.
 
         Raises StoreError when neither the shared cache has them nor the store can tell.
         """
@@ -89,6 +89,9 @@ class DefinitionService:
             if cached is not None:
                 return Found(cached, "redis")
         definitions = await self._from_store(partial(self._store.load_definitions, token), LOAD_TIMEOUT_S, token)
+        if definitions is not None and definitions.version == UNPUBLISHED:
+            # Nobody's failure, and therefore not told to the breaker: the project is there, and its first build is not.
+            raise StoreUnavailable(f"project {definitions.project_id} is not published yet")
         self._metrics.loaded("store", "miss" if definitions is None else "hit")
         return None if definitions is None else Found(definitions, "store", is_fill_wanted=is_missing)
 
@@ -174,7 +177,7 @@ class DefinitionService:
         except StoreError:
             self._metrics.loaded("redis", "error")
             return None, False
-        if cached is not None and version in (None, cached.version):
+        if cached is not None and (version is None or cached.version >= version):
             self._metrics.loaded("redis", "hit")
             return cached, False
         self._metrics.loaded("redis", "miss")

@@ -223,6 +223,9 @@ class SnapshotService:
                 if found is None:
                     await self._forget(token)
                     return
+                if found.definitions.version < held.seen_version:
+                    held.wait(now(), self._settings.refresh_s)  # From a replica that lags behind, or an older cache.
+                    return
                 held.seen_version = found.definitions.version
                 snapshot = await self._compiler.compile(token, found.definitions, found.source)
         except Exception as error:  # Whatever broke, the snapshot held stays, and this is tried again.
@@ -234,6 +237,7 @@ class SnapshotService:
         if self._held.everything.get(token) is held:
             self._hold(token, snapshot, found.definitions, found.source, now())
             held.confirm(now(), self._settings.refresh_s)
+            self._metrics.served(self._clock.now().timestamp() - found.definitions.version / 1000)
         self._pass_on(token, found)
 
     def _hold(self, token: str, snapshot: Snapshot, definitions: Definitions, source: str, confirmed_at: float) -> Held:
@@ -296,8 +300,8 @@ class SnapshotService:
         version = versions.by_token.get(token)
         if version is None and versions.is_complete:
             await self._forget(token)
-        elif version is None or (version < held.seen_version and not versions.is_complete):
-            held.wait(now, self._settings.refresh_s)  # The shared cache knows less than we do.
+        elif version is None or version < held.seen_version:
+            held.wait(now, self._settings.refresh_s)  # A replica, or the shared cache, knows less than we do.
         elif version != held.seen_version:
             held.is_loading = True
             self._spawn(self._reload(token, held, version))

@@ -30,8 +30,8 @@ BATCH_BYTES: Final = 1 << 20
 _LEASED: Final = """
 UPDATE flagstone.builds SET lease = gen_random_uuid()::text, leased_until = now() + $2
 WHERE project_id = ANY(ARRAY(SELECT project_id FROM due))
-RETURNING project_id, lease, now(), (SELECT version FROM flagstone.projects WHERE id = project_id), dirty_since, pace_ms,
-  coalesce(dirty_since < rest_until, false), failures
+RETURNING project_id, lease, now(), (SELECT version FROM flagstone.projects WHERE id = project_id), dirty_since,
+  pace_ms, coalesce(dirty_since < rest_until, false), failures
 """
 _CLAIM: Final = f"""
 WITH due AS (

@@ -4,6 +4,7 @@ Reading is in postgres_items.py. Invariant: whoever edits holds the project's ro
 what was decided on is what is replaced.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -94,9 +95,9 @@ class PostgresEditing(PostgresItems):
                 return None
             work = decide()
             try:
-                step = asked(work)
+                step = await _in_thread(work)
                 while isinstance(step, Read):
-                    step = asked(work, await answer(transaction.fetch, project_id, step))
+                    step = await _in_thread(work, await answer(transaction.fetch, project_id, step))
             finally:
                 work.close()
             if step:
@@ -129,6 +130,20 @@ class PostgresEditing(PostgresItems):
             for row in rows:
                 await _record(transaction, project_id, by, [deletion(item("project", *row))])
         return bool(rows)
+
+
+async def _in_thread(work: Work, answer: object = None) -> Read | Sequence[Write]:
+    """The next step of a Work, taken where it holds up nobody: for thousands of flags one may take seconds.
+
+    One that is under way is waited for when its caller is cancelled, as nothing can close it before.
+    """
+    step = asyncio.get_running_loop().run_in_executor(None, asked, work, answer)
+    try:
+        return await asyncio.shield(step)
+    except asyncio.CancelledError:
+        await asyncio.wait({step})
+        step.exception()  # Nobody is left to hear of it.
+        raise
 
 
 async def _write(transaction: Transaction, project_id: int, writes: Sequence[Write]) -> None:

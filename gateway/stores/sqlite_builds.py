@@ -71,10 +71,10 @@ class SqliteBuilds:
 
     async def finish(self, job: Job, version: int, *, pace_ms: int, is_announced: bool, is_verified: bool) -> bool:  # noqa: ARG002
         """Announces nothing: gateways look at the file."""
-        return await self._write(_fenced, job, _finish, version, pace_ms, is_verified, milliseconds(job.leased_at))
+        return await self._write(_fenced, job, _finish, version, pace_ms, is_verified)
 
     async def fail(self, job: Job, problem: str, *, rest_s: float, pace_ms: int, is_refused: bool) -> None:
-        await self._write(_fenced, job, _fail, job.version, (problem, is_refused, pace_ms), int(rest_s * 1000))
+        await self._write(_fenced, job, _fail, (problem, is_refused, pace_ms), int(rest_s * 1000))
 
     async def count_members(self, project_id: int) -> None:
         # Many take long to count, and neither readers nor writers are to wait for it.
@@ -127,9 +127,11 @@ def _claim(connection: sqlite3.Connection, which: str, args: Sequence[int], leas
     # To find nothing needs no lock, for which it might have to wait until another process is through with an import.
     if _one(connection, which, args) is None:
         return []
-    return _transaction(
-        connection, lambda it: [_lease(it, *row, lease_s) for row in it.execute(which, args).fetchall()]
-    )
+
+    def lease(connection: sqlite3.Connection) -> list[Job]:
+        return [_lease(connection, id_, lease_s) for (id_,) in connection.execute(which, args).fetchall()]
+
+    return _transaction(connection, lease)
 
 
 def _lease(connection: sqlite3.Connection, project_id: int, lease_s: float) -> Job:
@@ -151,7 +153,7 @@ def _lease(connection: sqlite3.Connection, project_id: int, lease_s: float) -> J
 def _fenced(
     connection: sqlite3.Connection,
     job: Job,
-    work: Callable[Concatenate[sqlite3.Connection, int, P], T],
+    work: Callable[Concatenate[sqlite3.Connection, Job, P], T],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
@@ -159,7 +161,7 @@ def _fenced(
     row = _one(connection, "SELECT lease FROM builds WHERE project_id = ?", (job.project_id,))
     if row is None or row[0] != job.lease:
         raise LeaseLost
-    return work(connection, job.project_id, *args, **kwargs)
+    return work(connection, job, *args, **kwargs)
 
 
 def _published(connection: sqlite3.Connection, project_id: int) -> Published | None:
@@ -179,11 +181,11 @@ def _put_part(connection: sqlite3.Connection, *row: object) -> None:
     connection.execute("INSERT INTO published_parts (project_id, build, number, part) VALUES (?, ?, ?, ?)", row)
 
 
-def _put_in_force(connection: sqlite3.Connection, project_id: int, published: Published, parts: int) -> bool:
+def _put_in_force(connection: sqlite3.Connection, job: Job, published: Published, parts: int) -> bool:
     there = _one(
         connection,
         "SELECT count(*), coalesce(sum(length(part)), 0) FROM published_parts WHERE project_id = ? AND build = ?",
-        (project_id, published.build),
+        (job.project_id, published.build),
     )
     if there != (parts, published.bytes):
         return False
@@ -193,37 +195,33 @@ def _put_in_force(connection: sqlite3.Connection, project_id: int, published: Pu
         " ON CONFLICT (project_id) DO UPDATE SET version = excluded.version, build = excluded.build,"
         " etag = excluded.etag, bytes = excluded.bytes, flags = excluded.flags, cohorts = excluded.cohorts,"
         " published_at = excluded.published_at WHERE published.version < excluded.version",
-        (project_id, published.version, published.build, published.etag, published.bytes, published.flags,
+        (job.project_id, published.version, published.build, published.etag, published.bytes, published.flags,
          published.cohorts),
     ).rowcount  # fmt: skip
     return bool(written)
 
 
-def _finish(
-    connection: sqlite3.Connection, project_id: int, version: int, pace_ms: int, is_verified: bool, leased_ms: int
-) -> bool:
-    is_current = _is_current(connection, project_id, version)
+def _finish(connection: sqlite3.Connection, job: Job, version: int, pace_ms: int, is_verified: bool) -> bool:
+    is_current = _is_current(connection, job.project_id, version)
     connection.execute(
         "UPDATE builds SET lease = NULL, leased_until = 0, failures = 0, problem = NULL, is_refused = 0, pace_ms = ?1,"
         " rest_until = ?1 + ms, verified_at = iif(?2, ms, 0),"
         " dirty_since = iif(?3, NULL, max(coalesce(dirty_since, 0), ?4)) FROM moment WHERE project_id = ?5",
-        (pace_ms, is_verified, is_current, leased_ms, project_id),
+        (pace_ms, is_verified, is_current, milliseconds(job.leased_at), job.project_id),
     )
-    _sweep(connection, project_id)
+    _sweep(connection, job.project_id)
     return is_current
 
 
-def _fail(
-    connection: sqlite3.Connection, project_id: int, version: int, told: tuple[str, bool, int], rest_ms: int
-) -> None:
+def _fail(connection: sqlite3.Connection, job: Job, told: tuple[str, bool, int], rest_ms: int) -> None:
     pace_ms = told[-1]
-    rest_ms = rest_ms if _is_current(connection, project_id, version) else min(rest_ms, pace_ms)
+    rest_ms = rest_ms if _is_current(connection, job.project_id, job.version) else min(rest_ms, pace_ms)
     connection.execute(
         "UPDATE builds SET lease = NULL, leased_until = 0, failures = failures + 1, problem = ?, is_refused = ?,"
         " pace_ms = ?, rest_until = ? + ms, dirty_since = coalesce(dirty_since, ms) FROM moment WHERE project_id = ?",
-        (*told, rest_ms, project_id),
+        (*told, rest_ms, job.project_id),
     )
-    _sweep(connection, project_id)
+    _sweep(connection, job.project_id)
 
 
 def _is_current(connection: sqlite3.Connection, project_id: int, version: int) -> bool:

@@ -32,7 +32,8 @@ _SOME: Final = """
 SELECT id, document FROM {table} WHERE project_id = ? AND id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
 _IDS_OF_KEYS: Final = """
-SELECT id FROM flags WHERE project_id = ? AND key IN (SELECT value FROM json_each(?)) AND NOT deleted
+SELECT id FROM flags INDEXED BY flags_by_key
+WHERE project_id = ? AND key IN (SELECT value FROM json_each(?)) AND NOT deleted
 """
 _FREE_ID: Final = """
 SELECT max(

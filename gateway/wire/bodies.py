@@ -99,7 +99,7 @@ def _decode_base64(text: bytes) -> bytes:
 
 
 def _decode_json(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    if _is_too_deep(data):
+    if is_too_deep(data):
         raise UndecodableBody(f"JSON nested deeper than {MAX_DEPTH} levels")
     try:
         return decoder.decode(data)
@@ -113,7 +113,7 @@ def _decode_json(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise _NotJson("invalid JSON") from None
 
 
-def _is_too_deep(data: bytes) -> bool:
+def is_too_deep(data: bytes) -> bool:
     """Whether brackets nest beyond MAX_DEPTH; most bodies have too few of them to need a closer look."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False

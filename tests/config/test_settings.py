@@ -6,8 +6,12 @@ import msgspec
 import pytest
 
 from config.address import Address
-from config.backends import Breakers, Redis
+from config.backends import Breakers, Redis, WriterPool
+from config.builder import Builder
+from config.management import Api
 from config.settings import FIELDS, Problem, Requests, Settings, Store, advise, check, expects
+
+DATABASE = "postgresql://flagstone@localhost/flags"
 
 
 def test_settings__left_alone__contradict_nothing() -> None:
@@ -150,6 +154,27 @@ def test_advise__bounds_that_do_not_fit_into_the_budget__are_told(store: str, bu
     settings = Settings(store=Store(url=Address(store)), requests=Requests(budget_ms=budget_ms))
     assert len(list(advise(settings))) == is_advised
     assert check(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "is_enabled", "is_advised"),
+    [("", True, False), (DATABASE, True, False), (DATABASE + "2", True, True), (DATABASE + "2", False, False)],
+)
+def test_advise__persons_in_another_database__are_not_where_the_api_puts_them(
+    elsewhere: str, is_enabled: bool, is_advised: bool
+) -> None:
+    """Whoever keeps persons apart learns that those imported through the API would not be among them."""
+    store, writer = Store(url=Address(DATABASE)), WriterPool(url=Address(elsewhere))
+    settings = Settings(store=store, writer_pool=writer, api=Api(is_enabled=is_enabled))
+    advice = [problem for problem in advise(settings) if "writer_pool.url" in problem.paths]
+    assert len(advice) == is_advised
+
+
+@pytest.mark.parametrize(("minimum_ms", "is_problem"), [(5000, False), (5001, True)])
+def test_check__rests_of_the_builder__must_be_in_order(minimum_ms: int, is_problem: bool) -> None:
+    """A longest rest below the first is told with both settings."""
+    problems = check(Settings(builder=Builder(min_rest_ms=minimum_ms, max_rest_ms=5000)))
+    assert [it.paths for it in problems] == [("builder.max_rest_ms", "builder.min_rest_ms")] * is_problem
 
 
 @pytest.mark.parametrize(("reserve_ms", "is_problem"), [(999, False), (1000, True), (1001, True)])

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.editing_ports import ItemQuery, ManagedStore, ReadFreeId, ReadItems, ReadRecord, Work, Write
+from gateway.editing_ports import ItemQuery, ManagedStore, ReadFreeId, ReadItems, ReadRecord, ReadVersion, Work, Write
 from gateway.errors import Conflict, Invalid, StoreError
 from tests.contracts.managed import (
     ADAPTERS,
@@ -273,3 +273,16 @@ async def test_edit__that_is_committed__marks_the_project_dirty(store: ManagedSt
     assert publication is not None
     assert publication.dirty_since is not None
     assert (publication.published_version, publication.failures, publication.is_refused) == (None, 0, False)
+
+
+async def test_edit__asking_for_the_version__learns_what_everybody_sees(store: ManagedStore) -> None:
+    """An edit can tell whether the project is still as whoever asks for it has seen it."""
+    project_id = await new_project(store)
+    await put_flag(store, project_id, "beta")
+    seen: list[int] = []
+
+    def work() -> Work:
+        seen.append((yield ReadVersion()))
+        return []
+
+    assert await store.edit(project_id, ANN, work) == seen[0] == await version_of(store, project_id)

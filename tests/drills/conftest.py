@@ -23,6 +23,7 @@ from gateway.stores.postgres import PostgresStore
 from tests.builders import condition, flag, person, project
 from tests.conftest import ServerProcess
 from tests.faults import FaultProxy
+from tests.publishing import publish
 from tests.servers import Postgres, Redis
 
 TOKEN = "phc_drill"
@@ -69,6 +70,7 @@ def template(postgres: Postgres) -> str:
             await store.import_projects(
                 read_document(msgspec.json.encode({"projects": [whole_project()]})), lambda done, total: None
             )
+            await publish(store)
 
     asyncio.run(fill())
     return "drills"

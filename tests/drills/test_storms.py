@@ -20,6 +20,7 @@ from tests.drills.conftest import (
     assert_answered,
     assert_nothing_left,
 )
+from tests.publishing import publish
 from tests.servers import Postgres
 
 Start = Callable[..., Stage]
@@ -83,7 +84,13 @@ def test_drill__five_hundred_first_requests_at_once__are_one_load(start: Start) 
 
 def test_drill__a_thousand_projects_change_at_once__fills_keep_to_their_limit(start: Start, postgres: Postgres) -> None:
     """A storm of loads moves no more into Redis than allowed, holds to its bounds, and answers go on meanwhile."""
-    stage = start("redis.max_fills_per_s=20", "snapshots.max_loads=4", "snapshots.max_projects=2000", "disk.path=")
+    stage = start(
+        "redis.max_fills_per_s=20",
+        "snapshots.max_loads=4",
+        "snapshots.max_projects=2000",
+        "disk.path=",
+        "builder.is_embedded=false",
+    )
     url = Address(postgres.url(stage.database))
 
     async def import_all(name: str) -> None:
@@ -91,6 +98,7 @@ def test_drill__a_thousand_projects_change_at_once__fills_keep_to_their_limit(st
         async with PostgresStore(url, DefinitionsPool(), PersonsPool(), WriterPool()) as store:
             documents = read_document(msgspec.json.encode({"projects": content}))
             await store.import_projects(documents, lambda done, total: None)
+            await publish(store)
 
     async def ask_all(name: str) -> int:
         """How many of the projects answer with this flag."""

@@ -29,6 +29,9 @@ class MemoryStore:
     Unlike FakeStore it keeps documents and versions exactly as given, also those that no import would let through.
     """
 
+    builds = None
+    managed: Any = None
+
     def __init__(self, documents: Mapping[str, dict[str, Any]] | None = None) -> None:
         self.definitions: dict[str, Definitions] = {}
         self.persons: dict[str, StoredFacts] = {}

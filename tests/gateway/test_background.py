@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from gateway.server.background import Background
+from gateway.background import Background
 from tests.gateway.serving import settle
 
 

@@ -222,7 +222,11 @@ def test_migrate__store_that_needs_none__says_so(run: Run) -> None:
 def test_migrate__database__is_set_up_once(run: Run, postgres: Postgres, database: str) -> None:
     """The command names what it applied, and can be repeated; then definitions go in and come out."""
     chosen = ("--set", f"store.url={postgres.url(database)}")
-    assert run("migrate", *chosen) == (0, "Applied 0001_projects_and_persons.sql\n", "")
+    assert run("migrate", *chosen) == (
+        0,
+        "Applied 0001_projects_and_persons.sql\nApplied 0002_editing_and_building.sql\n",
+        "",
+    )
     assert run("migrate", *chosen) == (0, "Nothing to do: the schema is up to date\n", "")
     assert run("import", str(DEMO), *chosen)[0] == 0
     exit_code, told, _ = run("export", *chosen)

@@ -25,7 +25,9 @@ def test_merged__without_a_worker__has_no_label() -> None:
 
 def test_merged__everything_there_is__can_be_read_by_prometheus() -> None:
     """The text of two workers and their supervisor is valid, and has every family and every series once."""
-    text = merged({"": Tally().render(["ready", "ready"]), "0": Metrics().render(), "1": Metrics().render()}).decode()
+    text = merged(
+        {"": Tally().render_with(["ready", "ready"]), "0": Metrics().render(), "1": Metrics().render()}
+    ).decode()
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families]
     assert len(names) == len(set(names))

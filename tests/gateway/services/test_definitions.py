@@ -7,10 +7,11 @@ import pytest
 
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
 from gateway.metrics import Metrics
-from gateway.ports import Definitions
+from gateway.ports import UNPUBLISHED, Definitions
 from gateway.resilience.token_bucket import TokenBucket
 from gateway.services import definitions
 from gateway.services.definitions import DefinitionService, Shared
+from tests.builders import project
 from tests.fake_caches import FakeLastGood, FakeSharedCache
 from tests.fakes import FakeClock
 from tests.gateway.assembly import guarded
@@ -58,12 +59,26 @@ async def test_load__shared_cache_has_it__spares_the_store(world: World) -> None
     assert world.store.calls == []
 
 
-async def test_load__shared_cache_has_another_version__asks_the_store(world: World) -> None:
-    """A version that is known to be wanted is not answered with another one."""
-    world.cache.entries[TOKEN] = entry(7)
-    found = await world.service.load(TOKEN, 1)
+async def test_load__shared_cache_has_an_older_version__asks_the_store(world: World) -> None:
+    """A version that is known to be there is not answered with an older one, but with a newer one gladly."""
+    world.cache.entries[TOKEN] = entry(1)
+    found = await world.service.load(TOKEN, 2)
     assert found is not None
-    assert (found.definitions.version, found.source, found.is_fill_wanted) == (1, "store", True)
+    assert (found.source, found.is_fill_wanted) == ("store", True)
+    world.cache.entries[TOKEN] = entry(7)
+    found = await world.service.load(TOKEN, 2)
+    assert found is not None
+    assert (found.definitions.version, found.source) == (7, "redis")
+
+
+async def test_load__project_without_publication__is_unavailable_and_no_failure(world: World) -> None:
+    """A project whose first build is still to come is there: its token is not refused, and no breaker hears of it."""
+    world.store.put(TOKEN, project(), version=UNPUBLISHED)
+    for _ in range(50):
+        with pytest.raises(StoreUnavailable, match="not published yet"):
+            await world.service.load(TOKEN)
+    world.store.put(TOKEN, project(), version=1)
+    assert await world.service.load(TOKEN) is not None
 
 
 async def test_load__confirmed_miss__wants_a_fill_and_a_failure_does_not(world: World) -> None:

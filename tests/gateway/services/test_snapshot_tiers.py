@@ -216,16 +216,23 @@ async def test_get__refreshes_in_between__the_least_asked_for_goes(world: World)
     assert len(world.store.calls) == calls
 
 
-async def test_refresh__store_goes_back_to_an_older_version__follows(world: World) -> None:
-    """A store that was restored from a backup is still the one that decides."""
+async def test_refresh__store_has_an_older_version__keeps_what_it_has(world: World) -> None:
+    """A replica that lags behind takes nobody back to what was before, neither when compared nor when loaded."""
     await world.open()
     world.store.put(TOKEN, project(flag("later")), version=9)
     assert (await world.get()).snapshot.version == 9
-    world.store.put(TOKEN, project(flag("restored")), version=3)
+    world.store.put(TOKEN, project(flag("earlier")), version=3)
     await world.refresh()
-    held = await world.get()
-    assert held.snapshot.version == 3
-    assert world.cache.entries[TOKEN].version == 9
+    assert (await world.get()).snapshot.version == 9
+    world.cache.entries.clear()
+    versions = world.store.definitions_versions
+
+    async def ahead(tokens: Any) -> Any:
+        return dict.fromkeys(await versions(tokens), 10)
+
+    world.store.definitions_versions = ahead  # type: ignore[method-assign]
+    await world.refresh()
+    assert (await world.get()).snapshot.version == 9
 
 
 async def test_refresh__project_vanishes_while_it_is_loaded_again__is_forgotten(world: World) -> None:

@@ -314,8 +314,8 @@ async def test_get__more_projects_than_fit__drops_the_least_used(
 ) -> None:
     """No more projects are held than allowed, and the one used longest ago makes room."""
     for number in range(4):
-        store.put(f"phc_{number}", project(), version=number)
-        assert await version(f"phc_{number}") == number
+        store.put(f"phc_{number}", project(), version=number + 1)
+        assert await version(f"phc_{number}") == number + 1
     assert repr(service).startswith("<SnapshotService 3 held")
     await version("phc_1")
     loads = len(store.calls)
