@@ -4,16 +4,19 @@ Which projects a key may touch was found out before. Invariant: a key for some p
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.api.calls import NOTHING, Answer, Call, answer, answer_item
 from gateway.editing_ports import Item, Page, PersonalKey
 from gateway.errors import Conflict, NotFound, PermissionDenied
 from gateway.services.editing import EditingService
+from gateway.services.keys import has_scope
 from gateway.wire.management import GroupType, history_answer, page_answer, publication_answer
 
-TRIES = 3
+TRIES: Final = 3
 """Of adding a group type while somebody else edits the project."""
 
 
@@ -27,11 +30,13 @@ async def find(call: Call) -> Answer:
     asked = call.query
     if call.key is None or call.key.projects is None:
         page = await call.editing.list_projects(asked.search, asked.limit, asked.offset)
+        page = Page([_shown(call, item) for item in page.items], page.total)
     else:
         read = call.store.read_items
         items = [item for id_ in sorted(call.key.projects) for item in await read(id_, "project", [id_])]
         found = [item for item in items if asked.search.lower() in _shell(item).name.lower()]
-        page = Page(found[asked.offset : asked.offset + asked.limit], len(found))
+        part = found[asked.offset : asked.offset + asked.limit]
+        page = Page([_shown(call, item) for item in part], len(found))
     return Answer(page_answer(page, call.path, call.asked_for("limit", "offset"), asked.limit, asked.offset))
 
 
@@ -44,7 +49,7 @@ async def create(call: Call) -> Answer:
 
 async def show(call: Call) -> Answer:
     """A project, without its flags and cohorts."""
-    return answer_item(await call.editing.get_project(call.project_id))
+    return answer_item(_shown(call, await call.editing.get_project(call.project_id)))
 
 
 async def change(call: Call) -> Answer:
@@ -63,6 +68,8 @@ async def history(call: Call) -> Answer:
     """What happened to the project itself, newest first."""
     limit = call.query.limit
     records = await call.editing.history(call.project_id, "project", call.project_id, limit, call.query.before)
+    if not _may_see_secrets(call):
+        records = [replace(it, before=_without_secrets(it.before), after=_without_secrets(it.after)) for it in records]
     return Answer(history_answer(records, call.path, limit))
 
 
@@ -108,6 +115,23 @@ async def current(key: PersonalKey | None, editing: EditingService) -> int:
     if len(ids) != 1:
         raise NotFound
     return ids[0]
+
+
+def _may_see_secrets(call: Call) -> bool:
+    """Secret tokens open a project's definitions: who may only read the project is not shown them."""
+    return call.key is None or has_scope(call.key, "project:write")
+
+
+def _shown(call: Call, project: Item) -> Item:
+    return project if _may_see_secrets(call) else replace(project, document=_without_secrets(project.document))
+
+
+def _without_secrets(document: bytes | None) -> bytes | None:
+    if document is None:
+        return None
+    members = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
+    members.pop("secret_tokens", None)
+    return msgspec.json.encode(members)
 
 
 def _shell(project: Item) -> _Shell:

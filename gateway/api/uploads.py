@@ -6,7 +6,7 @@ store or the time for it ended in the middle.
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -18,7 +18,7 @@ from gateway.errors import GatewayError, Overloaded
 from gateway.wire.bodies import MAX_DEPTH, is_too_deep
 from gateway.wire.management import LineProblem, PeopleAnswer
 
-MAX_PROBLEMS = 100
+MAX_PROBLEMS: Final = 100
 """That an answer tells of; further ones are only counted."""
 
 T = TypeVar("T")

@@ -134,17 +134,19 @@ class Builder:
         await asyncio.sleep(MIN_PAUSE_S)
         lacking = max(0.0, 1 - self._builds.level())
         timeout_s = lacking / self._settings.max_builds_per_s if lacking else self._settings.poll_ms / 1000
-        told = asyncio.ensure_future(self._is_due.wait())
-        try:
-            await asyncio.wait({told, *self._running}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            told.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._is_due.wait()
         self._is_due.clear()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._is_due.set()
 
     async def _build(self, job: Job) -> None:
         """Build and publish a project; raises nothing."""

@@ -7,6 +7,7 @@ nothing that this starts outlives it.
 import asyncio
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -65,12 +66,13 @@ class Chaos:
         self._urls = gateways
         self._start_worker = start_worker
         self._workers: list[Worker] = []
+        self._every_worker: list[Worker] = []
         self._opened = AsyncExitStack()
 
     async def __aenter__(self) -> "Chaos":
         async with AsyncExitStack() as opened:
             for _ in range(2):
-                self._workers.append(self._start_worker())
+                self._workers.append(self._begun())
                 opened.callback(self._end_worker, len(self._workers) - 1)
             for worker in self._workers:
                 worker.wait_until_ready()
@@ -105,6 +107,11 @@ class Chaos:
         ) and time.monotonic() < ends_at:
             await asyncio.sleep(0.2)
         return left
+
+    def complaints(self) -> list[str]:
+        """What workers logged that no kill explains: something was published that is not what was stored, or a bug."""
+        lines = [line for worker in self._every_worker for line in worker.errors.splitlines()]
+        return [line for line in lines if re.search(r'"place":"(stored|published)"|_crashed"', line)]
 
     async def _unserved(self) -> list[str]:
         stored = await self._projects.versions()
@@ -160,7 +167,11 @@ class Chaos:
         self._workers[number].end()
 
     def _replace(self, number: int) -> None:
-        self._workers[number] = self._start_worker().wait_until_ready()
+        self._workers[number] = self._begun().wait_until_ready()
+
+    def _begun(self) -> Worker:
+        self._every_worker.append(self._start_worker())
+        return self._every_worker[-1]
 
 
 def _pid_of(postgres: Postgres) -> int:

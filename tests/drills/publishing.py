@@ -243,6 +243,12 @@ class Worker:
         rows = re.findall(rf"^flagstone_{name}(?:\{{([^}}]*)\}})? (\S+)$", told, re.MULTILINE)
         return sum(float(value) for found, value in rows if labels in found)
 
+    async def until_metric(self, name: str, least: float) -> None:
+        """Returns once a metric is as high as this."""
+        async with asyncio.timeout(PATIENCE_S):
+            while self.metric(name) < least:
+                await asyncio.sleep(0.1)
+
     def end(self, number: signal.Signals = signal.SIGKILL) -> None:
         self._process.send_signal(number)
         self._process.wait(PATIENCE_S)

@@ -23,6 +23,18 @@ async def test_project__made_and_changed__is_versioned() -> None:
         assert [it["version"] for it in history] == [2, 1]
 
 
+async def test_project__read_without_writing__shows_no_secret_tokens() -> None:
+    """Who may only look at a project learns nothing that opens it to others, from its history neither."""
+    async with managing() as api:
+        await api.patch(ONE, json={"secret_tokens": ["phs_hidden"]})
+        await api.patch(ONE, json={"name": "Renamed"})
+        paths = (ONE, f"{ONE}/history", "/api/projects")
+        for scopes, is_shown in ((("project:read",), False), (("project:write",), True)):
+            headers = await api.with_key(*scopes)
+            for path in paths:
+                assert ("phs_hidden" in (await api.get(path, headers=headers)).text) is is_shown
+
+
 async def test_project__deleted__is_gone() -> None:
     """A project is deleted with all that is in it."""
     async with managing() as api:
