@@ -157,11 +157,12 @@ async def backlog() -> bool:
         noticed = await storm
         print(f"\n{DIRTY} projects dirty at once: {', '.join(told)}; none after {took_s:.1f} s, "
               f"{DIRTY / took_s:.0f} builds per second; peak {worker.peak_kb() / 1024:.1f} MiB")  # fmt: skip
-        print("\n| requests | rate | p50 ms | p99 ms | longest ms | not answered well |\n|---|---|---|---|---|---|")
+        print("\n| requests | rate | p50 ms | p99 ms | longest ms | answered | others |\n|---|---|---|---|---|---|---|")
         for name, seen in (("calm", calm), ("meanwhile", noticed)):
             well = seen.first["ok"]
-            print(f"| {name} | {RATE:.0f}/s | {well.p50_ms:.1f} | {well.p99_ms:.1f} | {well.max_ms:.1f} "
-                  f"| {seen.due - well.count} of {seen.due} |")  # fmt: skip
+            others = {outcome: stats.count for outcome, stats in seen.first.items() if outcome != "ok"} or "none"
+            figures = (f"{RATE:.0f}/s", *(f"{it:.1f}" for it in (well.p50_ms, well.p99_ms, well.max_ms)), well.count)
+            print("|", " | ".join(map(str, (name, *figures, others))), "|")
     return noticed.first["ok"].count == noticed.due
 
 

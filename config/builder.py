@@ -14,7 +14,7 @@ class Builder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     is_embedded: Annotated[
         bool,
         Meta(
-            description="Whether the first worker of `serve` also builds. Off, changes are served once a `flagstone "
+            description="Whether the workers of `serve` also build. Off, changes are served once a `flagstone "
             "worker` has built them; run one where projects are large or many, so that building takes no time from "
             "answering.",
         ),
@@ -83,7 +83,7 @@ class Builder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=0.1,
             le=86_400,
             description="The longest time between tries of a project that cannot be built. An edit of it, which may be "
-            "the cure, has it tried again at once.",
+            "the cure, has it tried again soon.",
         ),
     ] = 300.0
     verify_s: Annotated[

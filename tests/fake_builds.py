@@ -24,6 +24,7 @@ from gateway.building_ports import (
     Published,
     Source,
 )
+from gateway.errors import StoreError
 from gateway.ports import ETAG_CHARACTERS, Clock
 
 BATCH = 3
@@ -289,5 +290,7 @@ class FakeShelf(Commanded):
         if project_id == published.project_id and version > published.version:
             return False
         document = b"".join([part async for part in parts])
+        if hashlib.sha256(document).hexdigest()[:ETAG_CHARACTERS] != published.etag:
+            raise StoreError("it is another document")
         self.entries[published.token] = (published.project_id, published.version, document)
         return True

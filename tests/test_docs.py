@@ -11,6 +11,7 @@ from starlette.routing import Route
 from config.settings import FIELDS
 from gateway.api.routes import OPERATIONS
 from gateway.app import ROUTES
+from gateway.builder_metrics import BuilderMetrics
 from gateway.endpoints.methods import Methods
 from gateway.errors import BadRequest, GatewayError
 from gateway.metrics import Metrics
@@ -80,7 +81,8 @@ def test_metrics_document__its_rows__are_the_metrics() -> None:
             described[name.strip("`")] = (kind, tuple(part.strip(" `") for part in labels.split(",") if part.strip()))
     families = {
         name + "_total" * (kind == "counter"): (kind, labels)
-        for name, (kind, labels) in (Metrics().families() | Tally().families()).items()
+        for source in (Metrics(), Tally(), BuilderMetrics())
+        for name, (kind, labels) in source.families().items()
     }
     assert described == families
 

@@ -71,9 +71,11 @@ class Builder:
         self._is_closing = True
         self._is_due.set()
         # Not cut short at once: what is just being claimed would be nobody's until its lease expires.
-        await self._until_idle()
-        for task in (self._building, *self._running):
-            task.cancel()
+        try:
+            await self._until_idle()
+        finally:
+            for task in (self._building, *self._running):
+                task.cancel()
         await self._until_idle()
 
     async def _until_idle(self) -> None:

@@ -50,8 +50,7 @@ def _mark(connection: sqlite3.Connection) -> int:
 def _lately_published(connection: sqlite3.Connection) -> dict[int, int]:
     """The versions of projects published not long before the last one that was."""
     rows = connection.execute(
-        "SELECT project_id, version FROM published"
-        " WHERE published_at >= (SELECT max(published_at) FROM published) - ?",
+        "SELECT project_id, version FROM published WHERE published_at >= (SELECT max(published_at) FROM published) - ?",
         (OVERLAP_MS,),
     )
     return dict(rows.fetchall())

@@ -191,12 +191,12 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 def _run_sqlite(connection: Any, statements: tuple[str, ...], is_committed: bool) -> Any:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
         for statement in statements:
             rows = connection.execute(statement.replace("flagstone.", "")).fetchall()
-    finally:
-        connection.execute("COMMIT" if is_committed else "ROLLBACK")
+        if not is_committed:
+            connection.rollback()
     return rows
 
 

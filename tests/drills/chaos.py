@@ -71,11 +71,8 @@ class Chaos:
 
     async def __aenter__(self) -> "Chaos":
         async with AsyncExitStack() as opened:
-            for _ in range(2):
-                self._workers.append(self._begun())
-                opened.callback(self._end_worker, len(self._workers) - 1)
-            for worker in self._workers:
-                worker.wait_until_ready()
+            opened.callback(self._end_workers)
+            self._workers = [self._begun().wait_until_ready() for _ in range(2)]
             self._gateways = [await opened.enter_async_context(Asking(url)) for url in self._urls]
             await self._projects.until_clean()
             for gateway in self._gateways:
@@ -151,20 +148,24 @@ class Chaos:
                 await asyncio.sleep(random.uniform(0.2, 4))
                 if time.monotonic() > ends_at:
                     return
-                await asyncio.to_thread(kill)
+                await _aside(kill)
                 seen.kills[name] += 1
                 await asyncio.sleep(random.uniform(0, 1))
-                await asyncio.to_thread(start)
+                await _aside(start)
 
         postgres, redis = self._servers
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(one("PostgreSQL", lambda: _kill(postgres, _pid_of(postgres)), lambda: _recover(postgres)))
-            tasks.create_task(one("Redis", lambda: _kill(redis, redis.client().info()["process_id"]), redis.start))
+            tasks.create_task(one("PostgreSQL", partial(_kill_postgres, postgres), partial(_recover, postgres)))
+            tasks.create_task(one("Redis", partial(_kill_redis, redis), redis.start))
             for number in range(len(self._workers)):
                 tasks.create_task(one("workers", partial(self._end_worker, number), partial(self._replace, number)))
 
     def _end_worker(self, number: int) -> None:
         self._workers[number].end()
+
+    def _end_workers(self) -> None:
+        for worker in self._every_worker:
+            worker.end()
 
     def _replace(self, number: int) -> None:
         self._workers[number] = self._begun().wait_until_ready()
@@ -174,8 +175,23 @@ class Chaos:
         return self._every_worker[-1]
 
 
-def _pid_of(postgres: Postgres) -> int:
-    return int((postgres.folder / "data" / "postmaster.pid").read_text().split()[0])
+async def _aside(call: Callable[[], object]) -> None:
+    """Call it in a thread, and be cancelled only when it has returned."""
+    calling = asyncio.ensure_future(asyncio.to_thread(call))
+    try:
+        await asyncio.shield(calling)
+    finally:
+        await asyncio.wait({calling})
+
+
+def _kill_postgres(postgres: Postgres) -> None:
+    _kill(postgres, int((postgres.folder / "data" / "postmaster.pid").read_text().split()[0]))
+
+
+def _kill_redis(redis: Redis) -> None:
+    with redis.client() as client:
+        pid = client.info()["process_id"]
+    _kill(redis, pid)
 
 
 def _kill(server: Postgres | Redis, pid: int) -> None:

@@ -132,7 +132,7 @@ async def test_worker__all_projects_dirty_at_once__are_built_at_its_rate_while_g
 async def test_drill__workers_redis_and_postgresql_are_killed_at_random__everything_agrees_afterwards(
     tmp_path: Path, start_server: StartServer
 ) -> None:
-    """No answer is older than the one before or mixed; and what is stored, published, cached and served ends the same."""
+    """No answer is older than the one before, or mixed; what is stored, published, cached and served ends the same."""
     ids = range(1, 61)
     with running(Postgres("synchronous_commit=on")) as postgres, running(Redis()) as redis:
         assert isinstance(postgres, Postgres)

@@ -132,6 +132,19 @@ async def test_build__store_fails_midway__is_tried_again() -> None:
         assert bench.store.announced == [1]
 
 
+async def test_build__store_fails_and_cannot_be_told__is_tried_when_the_lease_is_over() -> None:
+    """What cannot be given back comes back by itself."""
+    bench = Bench()
+    bench.store.edit(1)
+    bench.store.errors = {"put_in_force": StoreUnavailable("gone"), "fail": StoreUnavailable("gone")}
+    await bench.build()
+    bench.store.errors.clear()
+    assert await bench.build() == 0
+    bench.clock.advance(bench.settings.lease_s)
+    assert await bench.build() == 1
+    assert bench.store.announced == [1]
+
+
 async def test_build__lease_lost__does_nothing_more(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever has the project now does all of it, so this is told and not counted as a failure."""
     caplog.set_level(logging.INFO)
@@ -208,9 +221,9 @@ async def test_builder__claiming_or_measuring_fails__goes_on(
     assert ("builder_crashed" if is_bug else "build_queue_failed") in messages(caplog)
 
 
-async def test_builder__many_edited_projects__begins_no_more_than_its_rate(bench_rate: float = 40.0) -> None:
+async def test_builder__many_edited_projects__begins_no_more_than_its_rate() -> None:
     """A burst of it may begin at once, and then so much per second, however many wait."""
-    bench = Bench(max_builds_per_s=bench_rate, concurrency=64)
+    bench = Bench(max_builds_per_s=40.0, concurrency=64)
     for project_id in range(100):
         bench.store.edit(project_id)
     async with bench.running():
