@@ -72,17 +72,24 @@ class Watcher:
             await asyncio.sleep(LOOK_S)
             for project_id in list(self._awaited):
                 due = time.perf_counter() + LOOK_S
-                answer = await self._gateway.ask(project_id)
-                self._seen.failed += answer.status != 200
-                left = []
-                for version, served in self._awaited.pop(project_id):
-                    if version > answer.version:
-                        left.append((version, served))
-                    elif not served.done():
-                        served.set_result(None)
-                if left:
-                    self._awaited[project_id] = left
+                await self._look(project_id)
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
+
+    async def _look(self, project_id: int) -> None:
+        try:
+            answer = await self._gateway.ask(project_id)
+        except OSError:
+            self._seen.failed += 1
+            return
+        self._seen.failed += answer.status != 200
+        left = []
+        for version, served in self._awaited.pop(project_id):
+            if version > answer.version:
+                left.append((version, served))
+            elif not served.done():
+                served.set_result(None)
+        if left:
+            self._awaited[project_id] = left
 
 
 async def measure(edit: Edit, urls: list[str], seconds: float) -> Seen:

@@ -3,6 +3,7 @@
 Every process started here is stopped here.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.telemetry import JsonFormatter, TextFormatter
 from tests.servers import (  # noqa: F401 - fixtures for every test
     cluster_url,
     database,
@@ -89,6 +91,16 @@ class ServerProcess:
         self._process.kill()
         self._process.wait(PATIENCE_S)
         self._stdout.close()
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """No test logs to the stderr that another one had."""
+    yield
+    root = logging.getLogger()
+    for handler in tuple(root.handlers):
+        if isinstance(handler.formatter, JsonFormatter | TextFormatter):
+            root.removeHandler(handler)
 
 
 @pytest.fixture(params=["uvicorn", "hypercorn"])

@@ -71,8 +71,10 @@ def test_drill__backends_flap_every_second__answers_go_on(start: Start) -> None:
 
 def test_drill__five_hundred_first_requests_at_once__are_one_load(start: Start) -> None:
     """However many ask for a project that is not in memory, the store is asked once."""
-    # Five hundred at once keep the process busy for a second, in which Redis's answers wait their turn as well.
-    patient = ("requests.budget_ms=10000", "redis.timeout_ms=5000", "redis.connect_timeout_ms=5000")
+    # Five hundred at once keep the process busy for a second, in which all answers wait their turn as well.
+    waits = ("redis.timeout", "redis.connect_timeout", "persons_pool.connect_timeout", "persons_pool.acquire_timeout",
+             "persons_pool.statement_timeout")  # fmt: skip
+    patient = ("requests.budget_ms=10000", *(f"{it}_ms=5000" for it in waits))
     stage = start(*patient, "concurrency.mode=off")  # Or most would be refused before they ask for anything.
     run = stage.ask(500, at_once=500)
     assert set(run.statuses) == {200}
