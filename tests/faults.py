@@ -11,7 +11,7 @@ import struct
 import threading
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Mode = Literal["none", "delay", "blackhole", "refuse", "reset", "bandwidth", "slow_close"]
 
@@ -37,7 +37,8 @@ class FaultProxy:
         self._fault = Fault()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
-        self._accepting: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
+        self._taking_in: set[asyncio.Task[Any]] = set()
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
@@ -83,31 +84,31 @@ class FaultProxy:
             self._cut()
         if fault.mode == "refuse":
             await self._deafen()
-        elif self._accepting is None:
+        elif self._listener is None:
             await self._listen()
 
     async def _listen(self) -> None:
-        listener = socket.create_server(("127.0.0.1", self.port), backlog=1000)
-        listener.setblocking(False)
-        self.port = listener.getsockname()[1]
-        self._accepting = asyncio.create_task(self._accept(listener))
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=1000)
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self._loop.add_reader(self._listener, self._accept, self._listener)
 
-    async def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         """Not asyncio's server: closed while it takes in a connection, it leaves that one's socket open."""
-        loop = asyncio.get_running_loop()
-        with listener:
-            while True:
-                made, _ = await loop.sock_accept(listener)
-                reader = asyncio.StreamReader(limit=CHUNK)
-                protocol = asyncio.StreamReaderProtocol(reader, self._serve)
-                taking_in = loop.create_task(loop.connect_accepted_socket(lambda it=protocol: it, made))
-                await asyncio.wait({taking_in})  # Which goes on, for a moment, when this task is cancelled.
+        with suppress(OSError):
+            made, _ = listener.accept()
+            protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=CHUNK), self._serve)
+            taking_in = self._loop.create_task(self._loop.connect_accepted_socket(lambda: protocol, made))
+            self._taking_in.add(taking_in)
+            taking_in.add_done_callback(self._taking_in.discard)
 
     async def _deafen(self) -> None:
-        if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.wait({self._accepting})
-            self._accepting = None
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        if self._taking_in:
+            await asyncio.wait(self._taking_in)
 
     async def _close(self) -> None:
         await self._deafen()

@@ -280,7 +280,7 @@ class Asking:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for _, writer in self._idle:
+        for _reader, writer in self._idle:
             writer.close()
             await writer.wait_closed()
 
@@ -288,7 +288,8 @@ class Asking:
         """Raises OSError (TimeoutError among them) when there is no answer."""
         body = b'{"token":"%s","distinct_id":"u"}' % token_of(project_id).encode()
         async with self._slots, asyncio.timeout(PATIENCE_S):
-            reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
+            line = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
+            reader, writer = line
             try:
                 writer.write(_HEAD % len(body) + body)
                 told = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -299,7 +300,10 @@ class Asking:
             except BaseException:
                 writer.close()
                 raise
-            self._idle.append((reader, writer))
+            if b"\r\nconnection: close\r" in told:
+                writer.close()
+            else:
+                self._idle.append(line)
         return Answer(int(told[9:12]), _number(rb"\r\nx-flagstone-snapshot: (\d+)", told), content)
 
 

@@ -99,6 +99,15 @@ async def test_worker__a_burst_of_edits_of_one_project__is_few_builds(
     assert await projects.differences() == []
 
 
+async def test_worker__one_project_at_a_time__goes_on_as_soon_as_one_is_built(
+    projects: Projects, start_worker: StartWorker
+) -> None:
+    """A place that becomes free is noticed, also when nothing is told and the next look is far off."""
+    await projects.add(range(1, 101))
+    start_worker("builder.concurrency=1", "builder.poll_ms=60000", "builder.max_builds_per_s=1000")
+    await projects.until_clean(20)
+
+
 async def test_worker__all_projects_dirty_at_once__are_built_at_its_rate_while_gateways_answer(
     projects: Projects, start_worker: StartWorker, start_server: StartServer, settings: tuple[str, ...]
 ) -> None:
