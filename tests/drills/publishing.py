@@ -121,12 +121,9 @@ class Projects:
         return dict(await self._pool.fetch("SELECT id, version FROM flagstone.projects"))
 
     async def published(self, project_id: int) -> Any:
-        """Version, bytes, flags and cohorts as published, and the version as stored."""
-        return await self._pool.fetchrow(
-            "SELECT published.version, bytes, flags, cohorts, projects.version AS stored FROM flagstone.projects"
-            " LEFT JOIN flagstone.published ON project_id = id WHERE id = $1",
-            project_id,
-        )
+        """Version and bytes of what is published."""
+        statement = "SELECT version, bytes FROM flagstone.published WHERE project_id = $1"
+        return await self._pool.fetchrow(statement, project_id)
 
     async def until_clean(self, within_s: float = PATIENCE_S) -> float:
         """Seconds until nothing is left to be built; fails when that takes longer than this."""
