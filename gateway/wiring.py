@@ -168,7 +168,9 @@ async def _open_shelf(opened: AsyncExitStack, settings: Settings) -> Shelf | Non
         return None
     from gateway.stores.redis_shelf import RedisShelf
 
-    return await opened.enter_async_context(RedisShelf(settings.redis))
+    # Calls beyond the connections would fail, and no bulkhead stands before this one.
+    most = max(settings.redis.max_connections, settings.builder.concurrency)
+    return await opened.enter_async_context(RedisShelf(replace(settings.redis, max_connections=most)))
 
 
 class _Guards:
