@@ -12,8 +12,13 @@ from config.address import Address
 from config.networks import Networks
 from config.rates import Rates, RateTable
 
-ROUTES: Final = ("flags", "decide", "other")
+ROUTES: Final = ("flags", "decide", "definitions", "bootstrap", "ofrep", "streams", "config", "capture", "other")
 """Routes that may have rates of their own."""
+
+_RATES: Final = (
+    "address", "token", "routes", "tokens", "definitions", "conditional_definitions", "definitions_tokens",
+    "remote_config", "management",
+)  # fmt: skip
 
 
 class Proxies(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,8 +71,9 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     routes: Annotated[
         RateTable,
         Meta(
-            description="Rates of one client address on a route, instead of `limits.address`: a table from `flags`, "
-            "`decide` and `other` to rates. As text, a JSON object.",
+            description="Rates of one client address on a route, instead of `limits.address`: a table to rates from "
+            "`flags`, `decide`, `definitions` (with remote config), `bootstrap`, `ofrep`, `streams`, `config`, "
+            "`capture` and `other`. As text, a JSON object.",
         ),
     ] = RateTable({})
     tokens: Annotated[
@@ -77,6 +83,34 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "object.",
         ),
     ] = RateTable({})
+    definitions: Annotated[
+        Rates,
+        Meta(
+            description="Rates of a project's requests for definitions that are answered with all of them, for each "
+            "worker. SDKs ask every 30 s per process. Empty: no limit.",
+        ),
+    ] = Rates("600/minute")
+    conditional_definitions: Annotated[
+        Rates,
+        Meta(
+            description="Rates of a project's requests for definitions that say which ones they have. Those that turn "
+            "out to be old count as `limits.definitions` as well. Empty: no limit.",
+        ),
+    ] = Rates("6000/minute")
+    definitions_tokens: Annotated[
+        RateTable,
+        Meta(
+            description="Rates of a project, instead of `limits.definitions`: a table from tokens to rates. As text, a "
+            "JSON object.",
+        ),
+    ] = RateTable({})
+    remote_config: Annotated[
+        Rates,
+        Meta(
+            description="Rates of one personal API key on remote config, for each worker; a project's secret token is "
+            "not limited. Empty: no limit.",
+        ),
+    ] = Rates("600/minute")
     warn_ratio: Annotated[
         float,
         Meta(
@@ -175,6 +209,22 @@ class Concurrency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "overload of flags whoever is about to switch one off.",
         ),
     ] = 32
+    streams: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Streams of events open at once; they hold their place as long as they are open.",
+        ),
+    ] = 1000
+    capture: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Requests with events at once, likewise: there are many, and none may displace flags.",
+        ),
+    ] = 32
     max_queued: Annotated[
         int,
         Meta(
@@ -205,10 +255,8 @@ class Concurrency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 def edge_problems(limits: Limits, concurrency: Concurrency, redis: Address) -> Iterator[tuple[tuple[str, ...], str]]:
     """What is wrong or contradicts itself: the settings concerned, and why."""
-    rates = {"address": limits.address, "token": limits.token, "management": limits.management}
-    tables = {"routes": limits.routes, "tokens": limits.tokens}
-    for name, value in (rates | tables).items():
-        for problem in value.problems():
+    for name in _RATES:
+        for problem in getattr(limits, name).problems():
             yield (f"limits.{name}",), problem
     for route in limits.routes:
         if route not in ROUTES:

@@ -11,7 +11,9 @@ from config.address import Address
 from config.settings import FIELDS, Settings
 from config.sources import custom
 
-_SECTIONS: Final = ("requests", "api", "proxies", "limits", "concurrency", "log")
+_SECTIONS: Final = (
+    "requests", "keys", "bootstrap", "streams", "quota", "api", "proxies", "limits", "concurrency", "log",
+)  # fmt: skip
 _SERVER: Final = (
     "max_connections", "max_requests_per_connection", "keep_alive_timeout_s", "header_timeout_s", "write_timeout_s",
     "lame_duck_s", "drain_timeout_s", "max_requests", "max_memory_bytes", "hang_timeout_s",

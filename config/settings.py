@@ -23,6 +23,7 @@ from config.backends import (
     WriterPool,
 )
 from config.builder import Builder
+from config.clients import Bootstrap, Capture, Keys, Quota, Streams, client_problems
 from config.edge import Concurrency, Limits, Proxies, edge_problems
 from config.management import Api, api_problems
 from config.networks import Networks
@@ -205,6 +206,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     concurrency: Concurrency = Concurrency()
     snapshots: Snapshots = Snapshots()
     requests: Requests = Requests()
+    keys: Keys = Keys()
+    bootstrap: Bootstrap = Bootstrap()
+    streams: Streams = Streams()
+    quota: Quota = Quota()
+    capture: Capture = Capture()
     api: Api = Api()
     builder: Builder = Builder()
     metrics: Metrics = Metrics()
@@ -261,6 +267,7 @@ def check(settings: Settings) -> list[Problem]:
             Problem(paths, message)
             for paths, message in edge_problems(settings.limits, settings.concurrency, settings.redis.url)
         ),
+        *(Problem(paths, message) for paths, message in client_problems(settings.quota, settings.capture)),
         *(Problem(paths, message) for paths, message in api_problems(settings.api)),
         *_request_problems(settings.requests),
         *_breaker_problems(settings.breakers),

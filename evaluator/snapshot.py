@@ -3,6 +3,7 @@
 Nothing here changes after build_snapshot returns; requests share one snapshot without locks.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 from typing import Final
@@ -18,6 +19,7 @@ from evaluator.frame import Frame
 from evaluator.match import Match, MurmurRollout, Rollout
 from evaluator.types import Context, Encode, Outcome, Problem, Runtime
 
+ETAG_CHARACTERS: Final = 32
 SURVEY_PREFIX: Final = "survey-targeting-"
 
 
@@ -64,6 +66,7 @@ class Snapshot:
         "_has_contexts",
         "_ids",
         "bucketing",
+        "etag",
         "flags",
         "name",
         "problems",
@@ -77,18 +80,20 @@ class Snapshot:
         self,
         project: ProjectDocument,
         version: int,
+        etag: str,
         *,
         flags: Sequence[Flag],
         graph: Graph,
         dependencies: dict[int, frozenset[int]],
         problems: Iterable[Problem],
     ) -> None:
-        """`flags` stand in the order of the graph."""
+        """`flags` stand in the order of the graph; `etag` is the same for the same document, whoever compiled it."""
         self.project_id = project.id
         self.token = project.token
         self.name = project.name
         self.secret_tokens = frozenset(project.secret_tokens)
         self.version = version
+        self.etag = etag
         self.bucketing = project.bucketing
         self.flags = MappingProxyType({flag.document.key: flag for flag in flags})
         self.problems = tuple(problems)
@@ -168,7 +173,8 @@ def build_snapshot(document: bytes, version: int, encode: Encode) -> Snapshot:
             flag = compiler.compile(flag_document, entry.path)
         flags.append(flag)
     every_problem = [*problems, *compiler.problems]
-    return Snapshot(project, version, flags=flags, graph=graph, dependencies=dependencies, problems=every_problem)
+    etag = hashlib.sha256(document).hexdigest()[:ETAG_CHARACTERS]
+    return Snapshot(project, version, etag, flags=flags, graph=graph, dependencies=dependencies, problems=every_problem)
 
 
 class _Entry(msgspec.Struct, frozen=True):

@@ -18,11 +18,12 @@ from gateway.endpoints import flags, ops
 from gateway.endpoints.methods import Methods
 from gateway.errors import NotFound
 from gateway.metrics import Metrics
-from gateway.middleware.admission import Admission, is_managed
+from gateway.middleware.admission import Admission
 from gateway.middleware.body_limit import LimitBody
 from gateway.middleware.boundary import ErrorBoundary
 from gateway.middleware.client_ip import FindClient
 from gateway.middleware.cors import AllowOrigins
+from gateway.middleware.paths import is_managed
 from gateway.middleware.rate_limit import LimitRate
 from gateway.middleware.record import RecordRequests
 from gateway.middleware.wire_guard import WireGuard

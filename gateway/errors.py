@@ -135,8 +135,10 @@ class NotAuthenticated(GatewayError):
     type = "authentication_error"
     code = "not_authenticated"
 
-    def __init__(self) -> None:
-        super().__init__("No API token provided. Please include a valid API token in your request.")
+    def __init__(
+        self, detail: str = "No API token provided. Please include a valid API token in your request."
+    ) -> None:
+        super().__init__(detail)
 
 
 class AuthenticationFailed(GatewayError):
@@ -144,8 +146,10 @@ class AuthenticationFailed(GatewayError):
     type = "authentication_error"
     code = "authentication_failed"
 
-    def __init__(self) -> None:
-        super().__init__("The provided API key is invalid or has expired. Please check your API key and try again.")
+    def __init__(
+        self, detail: str = "The provided API key is invalid or has expired. Please check your API key and try again."
+    ) -> None:
+        super().__init__(detail)
 
 
 class PermissionDenied(GatewayError):
@@ -226,6 +230,17 @@ class Overloaded(GatewayError):
 
     def __init__(self) -> None:
         super().__init__("The server is busy. Please try again in a moment.", retry_after_s=1)
+
+
+class OverQuota(GatewayError):
+    """The project has used what it has for this day or month."""
+
+    status = 402
+    type = "quota_limited"
+    code = "payment_required"
+
+    def __init__(self) -> None:
+        super().__init__("You have exceeded your feature flag request quota")
 
 
 class RateLimited(GatewayError):

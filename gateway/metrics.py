@@ -16,7 +16,10 @@ from gateway.hot_metrics import HotCounter, HotHistogram
 from gateway.telemetry import log_event
 
 PREFIX: Final = "flagstone_"
-ENDPOINTS: Final = ("flags", "decide", "management", "readiness", "liveness", "root", "other")
+ENDPOINTS: Final = (
+    "flags", "decide", "definitions", "remote_config", "bootstrap", "ofrep", "streams", "config", "capture",
+    "management", "readiness", "liveness", "root", "other",
+)  # fmt: skip
 STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx", "gone")
 PARTS: Final = ("person", "group", "override")
 CAUSES: Final = ("timeout", "database_unavailable", "database_error", "hash_key_override_error", "other")
@@ -27,9 +30,9 @@ FILL_OUTCOMES: Final = ("written", "unneeded", "limited", "failed")
 WRITE_OUTCOMES: Final = ("written", "retried", "failed", "dropped")
 CALL_OUTCOMES: Final = ("ok", "timeout", "error", "gone", "open", "busy", "skipped")
 BREAKER_STATES: Final = ("closed", "open", "half_open")
-LIMITS: Final = ("address", "token")
+LIMITS: Final = ("address", "token", "definitions", "remote_config")
 LIMITED: Final = ("warned", "denied", "would_deny", "suspended")
-PARTITIONS: Final = ("flags", "definitions", "bootstrap", "management")
+PARTITIONS: Final = ("flags", "definitions", "bootstrap", "streams", "capture", "management")
 SHED_REASONS: Final = ("full", "late", "dropped")
 CONNECTION_ENDS: Final = ("evicted", "overdue")
 FEEDS: Final = ("postgres", "redis", "sqlite")

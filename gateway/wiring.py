@@ -40,6 +40,7 @@ from gateway.services.facts import FactsService
 from gateway.services.flags import FlagService
 from gateway.services.limits import FleetLimiter, LimitService
 from gateway.services.overrides import OverrideService
+from gateway.services.quota import QuotaService
 from gateway.services.snapshots import SnapshotService
 from gateway.stores.file import FileStore
 from gateway.stores.sqlite import SqliteStore
@@ -129,7 +130,8 @@ async def open_services(
         )
         metrics.at_scrape(lambda: metrics.override_writes_queued.set(overrides.queued))
         metrics.at_scrape(lambda: metrics.tasks.set(len(asyncio.all_tasks())))
-        flags = FlagService(snapshots, facts, overrides, clock, metrics)
+        quota = QuotaService(live, clock)
+        flags = FlagService(snapshots, facts, overrides, quota, clock, metrics)
         limits = LimitService(live, clock, metrics, await _open_fleet(opened, settings, guards))
         yield Services(
             live=live, metrics=metrics, snapshots=snapshots, flags=flags, limits=limits, managed=store.managed

@@ -13,21 +13,15 @@ from config.edge import Concurrency
 from config.reload import Live
 from gateway.errors import Overloaded, cors_headers, reject, with_cors
 from gateway.metrics import Metrics
+from gateway.middleware.paths import partition_of
 from gateway.middleware.rate_limit import EXEMPT
 from gateway.ports import Clock
 from gateway.resilience.adaptive import AdaptiveLimit, FixedLimit, Limit
 from gateway.resilience.gate import Gate, Shed, Ticket
 from gateway.telemetry import RequestRecord
 
-PARTITIONS: Final = {
-    "/flags/definitions": "definitions",
-    "/flags/definitions/": "definitions",
-    "/api/feature_flag/local_evaluation": "definitions",
-    "/api/feature_flag/local_evaluation/": "definitions",
-    "/bootstrap": "bootstrap",
-    "/bootstrap/": "bootstrap",
-}
-"""Paths whose requests are counted apart. So are those of the management API; all others are counted together."""
+_FIXED: Final = ("definitions", "bootstrap", "streams", "capture", "management")
+"""Partitions beside that of flags, each with a setting of its own."""
 _UNLIMITED: Final = 1 << 30
 _BUSY_RATIO: Final = 0.5
 """Of a core: below it, the loop is late because of something else than work, and once says nothing."""
@@ -38,15 +32,6 @@ _HEAD: Final = (
     b"retry-after: %d\r\ncontent-length: %d\r\n" % (_REFUSAL.retry_after_s or 0, len(_REFUSAL.detail))
 )
 _BODY: Final = b"\r\n" + _REFUSAL.detail.encode()
-
-
-def partition_of(path: str) -> str:
-    return PARTITIONS.get(path) or ("management" if path.startswith("/api/") else "flags")
-
-
-def is_managed(path: str) -> bool:
-    """Whether the path is one of the management API."""
-    return partition_of(path) == "management"
 
 
 class Admission:
@@ -184,18 +169,13 @@ class Admission:
 
     def _limits(self, settings: Concurrency) -> dict[str, Limit]:
         if settings.mode == "off":
-            return {name: FixedLimit(_UNLIMITED) for name in ("flags", "definitions", "bootstrap", "management")}
+            return {name: FixedLimit(_UNLIMITED) for name in ("flags", *_FIXED)}
         flags: Limit = FixedLimit(settings.limit)
         if settings.mode == "adaptive":
             begin = min(max(settings.limit, settings.floor), settings.ceiling)
             lag_s = settings.max_lag_ms / 1000
             flags = AdaptiveLimit(settings.floor, settings.ceiling, begin, self._clock, max_lag_s=lag_s)
-        return {
-            "flags": flags,
-            "definitions": FixedLimit(settings.definitions),
-            "bootstrap": FixedLimit(settings.bootstrap),
-            "management": FixedLimit(settings.management),
-        }
+        return {"flags": flags, **{name: FixedLimit(getattr(settings, name)) for name in _FIXED}}
 
     def _follow(self, settings: Concurrency) -> None:
         """Put a reload in force; what is under way stays, and so does what was learned unless it was about this."""

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.settings import Requests
 from gateway.errors import BodyTimeout, BodyTooLarge, GatewayError, Overloaded, UnreadableBody, reject
-from gateway.middleware.admission import is_managed
+from gateway.middleware.paths import is_managed
 from gateway.telemetry import RequestRecord
 
 MIN_BYTES_PER_S: Final = 8 * 1024

@@ -8,12 +8,18 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from config.edge import ROUTES
 from gateway.errors import RateLimited, reject
+from gateway.middleware.paths import Kind, kind_of
 from gateway.services.limits import LimitService
 from gateway.telemetry import RequestRecord
 
 EXEMPT: Final = frozenset({"/_readiness", "/_liveness"})
-_ROUTES: Final = {"/flags": "flags", "/flags/": "flags", "/decide": "decide", "/decide/": "decide"}
+_ROUTES: Final = dict.fromkeys(Kind, "other") | {
+    **{kind: kind.value for kind in Kind if kind in ROUTES},
+    Kind.REMOTE_CONFIG: "definitions",
+}
+"""Under which name a kind of route may have rates of its own."""
 
 
 class LimitRate:
@@ -26,7 +32,7 @@ class LimitRate:
             service: LimitService = state["limits"]
             record: RequestRecord = state["record"]
             try:
-                await service.check_address(state["client"], _ROUTES.get(scope["path"], "other"), record)
+                await service.check_address(state["client"], _ROUTES[kind_of(scope["path"])], record)
             except RateLimited as error:
                 record.error = error.code
                 await reject(send, error)

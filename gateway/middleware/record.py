@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from config.reload import Live
 from gateway.errors import VARY
 from gateway.metrics import Metrics
-from gateway.middleware.admission import is_managed
+from gateway.middleware.paths import kind_of
 from gateway.ports import Clock
 from gateway.resilience.gate import Ticket
 from gateway.telemetry import RequestRecord
@@ -24,13 +24,6 @@ MAX_DIGITS: Final = 9
 _VERSION_4: Final = (4 << 76) | (2 << 62)
 _RANDOM_BITS: Final = ~((15 << 76) | (3 << 62))
 NEAR_LIMIT: Final = ((b"x-posthog-rate-limit-warning", b"true"),)
-_ENDPOINTS: Final = {
-    "/flags": "flags",
-    "/decide": "decide",
-    "/_readiness": "readiness",
-    "/_liveness": "liveness",
-    "": "root",
-}
 
 
 class RecordRequests:
@@ -80,10 +73,7 @@ class RecordRequests:
             raise
         finally:
             self._metrics.requests_in_flight -= 1
-            endpoint = _ENDPOINTS.get(record.path.rstrip("/"), "other")
-            if endpoint == "other" and is_managed(record.path):
-                endpoint = "management"
-            self._metrics.request_ended(endpoint, record.status, record.duration_s())
+            self._metrics.request_ended(kind_of(record.path), record.status, record.duration_s())
             record.emit()
 
 

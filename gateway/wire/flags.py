@@ -12,8 +12,19 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from evaluator.types import FlagResult, Fragments, Outcome, Reason
+from gateway.wire.bootstrap import payload_member
+from gateway.wire.ofrep import flag_item
 
-RECORD, TYPED_RECORD, LEGACY_VALUE, LEGACY_PAYLOAD, DECIDE_LIST_ENTRY, DECIDE_MAP_ENTRY = range(6)
+(
+    RECORD,
+    TYPED_RECORD,
+    LEGACY_VALUE,
+    LEGACY_PAYLOAD,
+    DECIDE_LIST_ENTRY,
+    DECIDE_MAP_ENTRY,
+    BOOTSTRAP_PAYLOAD,
+    OFREP_FLAG,
+) = range(8)
 """What stands at each index of a result's fragments. A fragment is None where the shape leaves the flag out."""
 
 
@@ -108,6 +119,8 @@ def encode_result(result: FlagResult) -> Fragments:
         None if result.failed or result.payload is None else _member(result.key, result.payload),
         msgspec.json.encode(result.key) if result.enabled else None,
         value if result.enabled else None,
+        payload_member(result),
+        flag_item(result),
     )
 
 

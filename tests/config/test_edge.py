@@ -18,7 +18,7 @@ def problems(*overrides: str) -> list[str]:
     [
         (["limits.address=fast"], 'limits.address: "fast" is no rate such as 50/second'),
         (['limits.routes={"flags": "often"}'], 'limits.routes: entry "flags": "often" is no rate such as 50/second'),
-        (['limits.routes={"nowhere": "1/second"}'], 'limits.routes: "nowhere" is none of flags, decide, other'),
+        (['limits.routes={"nowhere": "1/second"}'], 'limits.routes: "nowhere" is none of flags, decide, definitions,'),
         (['limits.tokens={"phc_0123456789": "x"}'], 'limits.tokens: entry "...6789": "x" is no rate such as 50/second'),
         (["limits.tokens=phc_one"], "limits.tokens: expected a table of rates"),
         (["limits.is_fleet_wide=true"], "limits.is_fleet_wide, redis.url: rates of all processes are counted in Redis"),

@@ -21,6 +21,7 @@ from gateway.services.definitions import DefinitionService, Shared
 from gateway.services.facts import FactsService
 from gateway.services.flags import FlagService
 from gateway.services.overrides import OverrideService
+from gateway.services.quota import QuotaService
 from gateway.services.snapshots import SnapshotService
 from gateway.wire.flags import encode_result
 from tests.fakes import FakeClock
@@ -72,7 +73,7 @@ async def flags_of(store: Any, clock: Clock) -> AsyncIterator[FlagService]:
         OverrideService(store, writer, metrics, max_queued=10, timeout_s=1) as overrides,
     ):
         facts = FactsService(store, persons, metrics, reserve_s=lambda: 0)
-        yield FlagService(snapshots, facts, overrides, clock, metrics)
+        yield FlagService(snapshots, facts, overrides, QuotaService(Live(Settings()), clock), clock, metrics)
 
 
 @asynccontextmanager
