@@ -40,6 +40,7 @@ bench: $(VENV)/.develops $(SERVERS) ## Run the benchmarks
 	$(BIN)/python -m bench.evaluation
 	$(BIN)/python -m bench.startup
 	$(BIN)/python -m bench.gateway
+	$(BIN)/python -m bench.documents
 
 soak: $(VENV)/.develops $(SERVERS) ## Ten minutes of load with random faults of the backends
 	$(BIN)/python -m bench.soak

@@ -70,7 +70,8 @@ async def bare(_: Scope, receive: Receive, send: Send) -> None:
 async def serve(kind: str, engine_name: str, definitions: str) -> None:
     """Answer on a free port, which is printed, until told to stop."""
     overrides = [f"store.url=file:{definitions}", "proxies.trusted=127.0.0.1", "limits.address=1000000/second"]
-    settings = load(None, {}, [*overrides, "limits.token=1000000/second", "concurrency.mode=fixed"]).settings
+    overrides += ["limits.token=1000000/second", "limits.definitions=", "limits.conditional_definitions="]
+    settings = load(None, {}, [*overrides, "concurrency.mode=fixed"]).settings
     set_up_logging(settings.log, is_batched=True)
     live, clock, metrics = Live(settings), SystemClock(), Metrics()
     loop = asyncio.get_running_loop()
@@ -123,25 +124,29 @@ class NoLimits:
 
 
 class Client(asyncio.Protocol):
-    """Asks again as soon as it was answered."""
+    """Asks the same again as soon as it was answered."""
 
     answered = 0
+
+    def __init__(self, request: bytes = REQUEST) -> None:
+        self._request = request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
         self._missing = 0
-        transport.write(REQUEST)  # type: ignore[attr-defined]
+        transport.write(self._request)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         if not self._missing:
             head, _, body = data.partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200"), data[:500]
-            self._missing = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]) - len(body)
+            assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 304")), data[:500]
+            length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+            self._missing = (0 if head.startswith(b"HTTP/1.1 304") else int(length)) - len(body)
         else:
             self._missing -= len(data)
         if not self._missing:
             Client.answered += 1
-            self._transport.write(REQUEST)
+            self._transport.write(self._request)
 
 
 class Server:
@@ -164,10 +169,10 @@ class Server:
         self._process.wait(10)
 
 
-async def measure(server: Server) -> tuple[float, float]:
+async def measure(server: Server, request: bytes = REQUEST) -> tuple[float, float]:
     """Microseconds of the server's processor per request, and requests per second."""
     loop = asyncio.get_running_loop()
-    made = [await loop.create_connection(Client, "127.0.0.1", server.port) for _ in range(CONNECTIONS)]
+    made = [await loop.create_connection(lambda: Client(request), "127.0.0.1", server.port) for _ in range(CONNECTIONS)]
     await asyncio.sleep(WARM_UP_S)
     answered, used_s, began = Client.answered, server.used_s(), time.perf_counter()
     await asyncio.sleep(ROUND_S)
