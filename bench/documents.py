@@ -1,7 +1,7 @@
 """What clients cost that do not ask for flags: pages rendered with them, and SDKs that evaluate by themselves.
 
-As bench.gateway does it: microseconds of processor time per request, rounds interleaved, the least of each. "Bare" is the
-engine alone, "liveness" the least that the whole service answers.
+As bench.gateway does it: microseconds of processor time per request, rounds interleaved, the least of each. "Bare" is
+the engine alone, "liveness" the least that the whole service answers.
 """
 
 import asyncio

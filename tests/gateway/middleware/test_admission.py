@@ -10,7 +10,7 @@ from tests.gateway.middleware.door import Door, asked, door, statuses
 from tests.gateway.middleware.test_record import Sent, nothing
 from tests.gateway.serving import settle
 
-DEFINITIONS, BOOTSTRAP = "/flags/definitions", "/bootstrap"
+DEFINITIONS, BOOTSTRAP, STREAM, CAPTURE = "/flags/definitions", "/bootstrap", "/ofrep/v1/stream", "/batch/"
 ORIGIN = (b"origin", b"https://example.com")
 
 
@@ -79,13 +79,22 @@ async def test_admission__health__is_always_taken_in(doors: list[Door]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), [("limit", "/flags"), ("definitions", DEFINITIONS), ("bootstrap", BOOTSTRAP)]
+    ("name", "path"),
+    [
+        ("limit", "/flags"),
+        ("definitions", DEFINITIONS),
+        ("bootstrap", BOOTSTRAP),
+        ("streams", STREAM),
+        ("capture", CAPTURE),
+    ],
 )
 async def test_admission__partition_is_full__leaves_the_others_alone(doors: list[Door], name: str, path: str) -> None:
-    """concurrency.definitions: concurrency.bootstrap: each has places of its own, which others neither use nor lack."""
-    at = door(doors, mode="fixed", max_queued=0, **{"limit": 5, "definitions": 5, "bootstrap": 5, name: 1})
+    """concurrency.definitions, concurrency.bootstrap, concurrency.streams, concurrency.capture: each has places of its
+    own, which others neither use nor lack."""
+    room = dict.fromkeys(("limit", "definitions", "bootstrap", "streams", "capture"), 5)
+    at = door(doors, mode="fixed", max_queued=0, **(room | {name: 1}))
     assert statuses(await at.come(asked(path), times=2)) == [None, 503]
-    for other in {"/flags", DEFINITIONS, BOOTSTRAP} - {path}:
+    for other in {"/flags", DEFINITIONS, BOOTSTRAP, STREAM, CAPTURE} - {path}:
         assert statuses(await at.come(asked(other), times=5)) == [None] * 5
 
 
