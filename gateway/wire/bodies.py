@@ -26,7 +26,10 @@ GZIP_NAMES: Final = ("gzip", "gzip-js")
 _GZIP_WINDOW_BITS: Final = 31
 MAX_DEPTH: Final = 64
 """How deep JSON may nest: deeper than any property, and far less than what makes a decoder or encoder give up."""
-_STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+# One without an end lasts to the end of the text. Otherwise the search would begin anew at each quote in it.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 
 
 def decode_body(
@@ -117,16 +120,13 @@ def is_too_deep(data: bytes) -> bool:
     """Whether brackets nest beyond MAX_DEPTH; most bodies have too few of them to need a closer look."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
-    depth = 0
-    for token in _STRING_OR_BRACKET.finditer(data):
-        match token[0]:
-            case b"[" | b"{":
-                depth += 1
-                if depth > MAX_DEPTH:
-                    return True
-            case b"]" | b"}":
-                depth -= 1
-    return False
+    brackets = _STRING.sub(b"", data).translate(_ONE_KIND, _NO_BRACKETS)
+    # Each time around, the innermost pairs go: a loop over every bracket would hold up everybody for a large body.
+    for _ in range(MAX_DEPTH):
+        if b"[]" not in brackets:
+            break
+        brackets = brackets.replace(b"[]", b"")
+    return b"[]" in brackets or brackets.count(b"[") > MAX_DEPTH
 
 
 def _tidy(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import json
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BodyTooLarge, GatewayError, UndecodableBody
-from gateway.wire.bodies import FORM, decode_body
+from gateway.wire.bodies import FORM, MAX_DEPTH, decode_body, is_too_deep
 
 
 class Shape(msgspec.Struct):
@@ -217,6 +218,25 @@ def test_decode_body__deep_but_whole_json__ends_in_a_gateway_error(closed: bool)
     """Deep nesting that is well-formed is refused too, before anything has to walk it."""
     body = b'{"properties":{"a":' + b"[" * 63 + (b"]" * 63 + b"}}" if closed else b"")
     assert why(body) == "JSON nested deeper than 64 levels"
+
+
+@pytest.mark.parametrize(
+    "text", [b'"' + b'\\"' * 400_000, b'"' * 900_001, b'"' + b"\\" * 800_001, b'"a' * 400_001, b"]" * 900_000]
+)
+def test_is_too_deep__text_that_never_ends__takes_no_longer_than_its_length(text: bytes) -> None:
+    """A search that began anew at each quote would hold up everybody for minutes because of a few kilobytes."""
+    assert not is_too_deep(b"{}" * 65 + text)
+    assert is_too_deep(b"[" * 65 + text)
+
+
+def test_is_too_deep__brackets_in_texts__are_none() -> None:
+    """Whatever is quoted, with quotes and backslashes of its own, nests nothing."""
+    for quoted in ("[" * 99, "]" * 99 + "{", '"[', '\\"[' * 40, "\\" * 3 + "["):
+        value: object = quoted
+        for _ in range(MAX_DEPTH - 1):
+            value = {quoted: value}
+        assert not is_too_deep(json.dumps([value, quoted, []]).encode())
+        assert is_too_deep(json.dumps([[value, quoted, []]]).encode())
 
 
 def test_decode_body__many_brackets_side_by_side__are_not_deep() -> None:
