@@ -69,12 +69,16 @@ class Compiler:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.problems: list[Problem] = []
+        self.reads_clock = False
+        """Whether some filter compares with a date, which may be relative to now."""
         self.cohorts = Cohorts(project.cohorts, self._cohort_leaf, self.problems)
 
     def compile(self, document: FlagDocument, path: str) -> Flag:
         return _FlagCompiler(self, document, path).compile()
 
     def predicate(self, document: FilterDocument, path: str, flag: str | None) -> Predicate:
+        self.reads_clock = self.reads_clock or is_of_dates(document)
+
         def warn(message: str) -> None:
             self.problems.append(Problem("never_matches", f"{path}.value", flag, message))
 
@@ -87,7 +91,7 @@ class Compiler:
 
     def lacks_timezone(self, document: FilterDocument) -> bool:
         """Whether the filter compares dates, which have no meaning without a time zone."""
-        return self.project.timezone is None and (document.operator or "").startswith("is_date")
+        return self.project.timezone is None and is_of_dates(document)
 
     def group_type(self, index: int | None) -> str | None:
         names = self.project.group_types
@@ -263,6 +267,11 @@ def _holdout(holdout: HoldoutDocument | None, groups: list[object] | None) -> tu
         percentage = first.get("rollout_percentage")
         return first["variant"], percentage if isinstance(percentage, int | float) else 100.0
     return None, 0.0
+
+
+def is_of_dates(document: FilterDocument) -> bool:
+    """Whether the filter compares dates."""
+    return (document.operator or "").startswith("is_date")
 
 
 def flag_id_of(key: str) -> int | None:

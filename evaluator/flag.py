@@ -133,6 +133,7 @@ def outcome_of(
         reason=reason,
         failed=failed,
         rule=RuleAnswer(value=None) if document.filters.version == 2 else None,
+        has_variants=bool(document.filters.multivariate and document.filters.multivariate.variants),
     )
     return Outcome(result, encode(result))
 

@@ -10,13 +10,26 @@ from typing import Any, Final
 import msgspec
 
 from evaluator.compile import dependencies_of, flag_id_of
-from evaluator.definitions import CohortDocument, FlagDocument, InvalidDefinitions, ProjectDocument, decode
+from evaluator.definitions import (
+    CohortDocument,
+    FiltersDocument,
+    FlagDocument,
+    InvalidDefinitions,
+    ProjectDocument,
+    decode,
+)
 from evaluator.dependencies import build_graph, with_dependencies
 
 _FIELDS: Final = (
     "id", "name", "key", "active", "filters", "ensure_experience_continuity", "version", "evaluation_runtime",
     "bucketing_identifier", "has_experiment",
 )  # fmt: skip
+_LEFT_TO_THE_SERVICE: Final = {
+    "groups": [{"properties": [{"key": "id", "type": "cohort", "value": 0, "operator": "in"}]}],
+    "aggregation_group_type_index": None,
+    "holdout": None,
+}
+"""What SDKs read of filters they would misread: of a cohort that they do not know, as of a static one, they ask."""
 
 
 def local_definitions(document: bytes) -> bytes:
@@ -64,10 +77,13 @@ def local_definitions(document: bytes) -> bytes:
 def _flag(project_id: int, flag: FlagDocument, raw: msgspec.Raw, keys: Mapping[int, str], chain: Any) -> dict[str, Any]:
     members = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     kept: dict[str, Any] = {name: members[name] for name in _FIELDS if name in members}
-    if dependencies_of(flag):
+    is_left = _is_misread(flag.filters)
+    if is_left or dependencies_of(flag):
         kept["filters"] = msgspec.json.decode(members["filters"])
         for properties in _properties(kept["filters"]):
             properties[:] = [_rewritten(filter_, keys, chain) for filter_ in properties]
+        if is_left:
+            kept["filters"] |= _LEFT_TO_THE_SERVICE
     return {
         **kept,
         "team_id": project_id,
@@ -76,6 +92,17 @@ def _flag(project_id: int, flag: FlagDocument, raw: msgspec.Raw, keys: Mapping[i
         "evaluation_contexts": sorted(flag.contexts),
         "has_encrypted_payloads": False,
     }
+
+
+def _is_misread(filters: FiltersDocument) -> bool:
+    """Whether there is something in these filters that no released SDK reads: rules, the older way to hold people out,
+    or conditions on persons in a flag of groups."""
+    is_of_groups = filters.aggregation_group_type_index is not None
+    return (
+        filters.version == 2
+        or (filters.holdout is None and bool(filters.holdout_groups))
+        or (is_of_groups and any(it.aggregation_group_type_index is None for it in filters.groups))
+    )
 
 
 def _properties(filters: dict[str, Any]) -> Sequence[list[dict[str, Any]]]:

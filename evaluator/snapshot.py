@@ -65,12 +65,15 @@ class Snapshot:
         "_graph",
         "_has_contexts",
         "_ids",
+        "_places",
         "bucketing",
         "etag",
         "flags",
+        "inactive",
         "name",
         "problems",
         "project_id",
+        "reads_clock",
         "secret_tokens",
         "token",
         "version",
@@ -86,8 +89,13 @@ class Snapshot:
         graph: Graph,
         dependencies: dict[int, frozenset[int]],
         problems: Iterable[Problem],
+        inactive: Iterable[str],
+        reads_clock: bool,
     ) -> None:
-        """`flags` stand in the order of the graph; `etag` is the same for the same document, whoever compiled it."""
+        """`flags` stand in the order of the graph; `etag` is the same for the same document, whoever compiled it.
+
+        With `reads_clock`, time alone may change what a flag says. `inactive` has the keys of flags not served.
+        """
         self.project_id = project.id
         self.token = project.token
         self.name = project.name
@@ -96,6 +104,8 @@ class Snapshot:
         self.etag = etag
         self.bucketing = project.bucketing
         self.flags = MappingProxyType({flag.document.key: flag for flag in flags})
+        self.inactive = frozenset(inactive) - self.flags.keys()
+        self.reads_clock = reads_clock
         self.problems = tuple(problems)
         self._graph = graph
         self._dependencies = dependencies
@@ -111,6 +121,11 @@ class Snapshot:
             runtime: Selection((flag for flag in flags if flag.runtime in kept), graph.depended_on)
             for runtime, kept in runtimes.items()
         }
+        # Whoever asks for one flag, as OpenFeature's clients on servers do, need not pay for all.
+        self._places = {
+            runtime: {flag.document.id: place for place, flag in enumerate(selection.flags)}
+            for runtime, selection in self._by_runtime.items()
+        }
 
     @property
     def local_evaluation_refusal(self) -> str | None:
@@ -123,13 +138,14 @@ class Snapshot:
         """The flags that a request gets an answer for; with the keys it asks for come the flags they depend on."""
         selection = self._by_runtime[context.runtime]
         flags: Iterable[Flag] = selection.flags
+        if (keys := context.flag_keys) is not None:
+            asked = with_dependencies((self._ids[key] for key in keys if key in self._ids), self._dependencies)
+            places = self._places[context.runtime]
+            flags = [selection.flags[place] for place in sorted(places[id_] for id_ in asked if id_ in places)]
         if context.only_surveys:
             flags = [flag for flag in flags if flag.document.key.startswith(SURVEY_PREFIX)]
         if self._has_contexts and (wanted := context.evaluation_contexts):
             flags = [flag for flag in flags if not flag.contexts or not flag.contexts.isdisjoint(wanted)]
-        if (keys := context.flag_keys) is not None:
-            asked = with_dependencies((self._ids[key] for key in keys if key in self._ids), self._dependencies)
-            flags = [flag for flag in flags if flag.document.id in asked]
         return selection if flags is selection.flags else Selection(flags, self._graph.depended_on)
 
     def __repr__(self) -> str:
@@ -174,7 +190,17 @@ def build_snapshot(document: bytes, version: int, encode: Encode) -> Snapshot:
         flags.append(flag)
     every_problem = [*problems, *compiler.problems]
     etag = hashlib.sha256(document).hexdigest()[:ETAG_CHARACTERS]
-    return Snapshot(project, version, etag, flags=flags, graph=graph, dependencies=dependencies, problems=every_problem)
+    return Snapshot(
+        project,
+        version,
+        etag,
+        flags=flags,
+        graph=graph,
+        dependencies=dependencies,
+        problems=every_problem,
+        inactive=(entry.document.key for entry in entries.values() if not entry.is_served),
+        reads_clock=compiler.reads_clock,
+    )
 
 
 class _Entry(msgspec.Struct, frozen=True):

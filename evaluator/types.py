@@ -143,7 +143,10 @@ class RuleAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FlagResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one flag says. `payload` is the stored JSON text, never parsed; `rule` is there for flags of rules alone."""
+    """What one flag says. `payload` is the stored JSON text, never parsed; `rule` is there for flags of rules alone.
+
+    `has_variants` says of the other flags that their value is text, or would be.
+    """
 
     key: str
     id: int
@@ -155,6 +158,7 @@ class FlagResult(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason
     failed: bool = False
     rule: RuleAnswer | None = None
+    has_variants: bool = False
 
     @property
     def value(self) -> str | bool:

@@ -1,21 +1,13 @@
-"""The GatewayError family: everything a request can be refused with, in one table, and how a refusal is sent.
+"""The GatewayError family: everything a request can be refused with, in one table.
 
-Services raise these, endpoints let them pass, and the boundary at the edge sends them. An infrastructure failure is
-never a 401. Clients retry only 502 and 504, so shedding uses 503.
+Services raise these, endpoints let them pass, and the boundary at the edge sends them, as refusing.py says. An
+infrastructure failure is never a 401. Clients retry only 502 and 504, so shedding uses 503.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any, ClassVar, Final
-
-import msgspec
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from evaluator.types import Problem
-
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Headers = Sequence[tuple[bytes, bytes]]
-VARY: Final = (b"vary", b"Origin")
-"""On every answer, as its CORS headers repeat the origin."""
 
 
 class GatewayError(Exception):
@@ -44,6 +36,14 @@ class BadRequest(GatewayError):
     json_body = False
 
 
+class MissingToken(BadRequest):
+    code = "missing_token"
+    json_body = True
+
+    def __init__(self) -> None:
+        super().__init__("The token parameter is missing. Please put the project's public token into the query.")
+
+
 class MissingDistinctId(BadRequest):
     code = "missing_distinct_id"
 
@@ -56,6 +56,26 @@ class UndecodableBody(BadRequest):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"Failed to decode request: {why}. Please check your request format and try again.")
+        self.why = why
+
+
+class InvalidContext(GatewayError):
+    """An OFREP context in which something has the wrong type."""
+
+    status = 400
+    type = "validation_error"
+    code = "invalid_context"
+
+
+class TargetingKeyMissing(GatewayError):
+    """An OFREP context that names nobody."""
+
+    status = 400
+    type = "validation_error"
+    code = "targeting_key_missing"
+
+    def __init__(self) -> None:
+        super().__init__("The context has no targetingKey, or an empty one.")
 
 
 class UnreadableBody(BadRequest):
@@ -119,6 +139,13 @@ class NotFound(GatewayError):
 
     def __init__(self, detail: str = "Not found.") -> None:
         super().__init__(detail)
+
+
+class FlagNotFound(NotFound):
+    code = "flag_not_found"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"There is no flag {key!r} for this caller.")
 
 
 class MethodNotAllowed(GatewayError):
@@ -232,6 +259,21 @@ class Overloaded(GatewayError):
         super().__init__("The server is busy. Please try again in a moment.", retry_after_s=1)
 
 
+class LocalEvaluationUnsupported(GatewayError):
+    """SDKs would find other values than the service does."""
+
+    status = 400
+    type = "invalid_request"
+    code = "local_evaluation_unsupported"
+
+
+class UndecryptablePayload(GatewayError):
+    code = "remote_config_decrypt_failed"
+
+    def __init__(self) -> None:
+        super().__init__("The payload of this flag is encrypted, and there are no keys here to decrypt it with.")
+
+
 class OverQuota(GatewayError):
     """The project has used what it has for this day or month."""
 
@@ -262,51 +304,6 @@ class RateLimited(GatewayError):
 class InternalError(GatewayError):
     def __init__(self) -> None:
         super().__init__("An internal error occurred. Please try again later.")
-
-
-async def reject(send: Send, error: GatewayError) -> None:
-    """Send `error` as a whole ASGI response."""
-    if error.json_body or error.members:
-        media_type = b"application/json"
-        named = {"type": error.type, "code": error.code, "detail": error.detail, "attr": None}
-        body = msgspec.json.encode({**named, **error.members})
-    else:
-        media_type = b"text/plain; charset=utf-8"
-        body = error.detail.encode()
-    headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *error.headers]
-    if error.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % error.retry_after_s))
-    if error.allow is not None:
-        headers.append((b"allow", error.allow.encode()))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def with_headers(send: Send, *headers: tuple[bytes, bytes]) -> Send:
-    """The same, with these headers in the answer as well."""
-
-    async def send_onwards(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *headers]
-        await send(message)
-
-    return send_onwards
-
-
-def with_cors(scope: Mapping[str, Any], send: Send) -> Send:
-    """Lets a browser read what is sent from beyond the middleware that does so for every other answer."""
-    return with_headers(send, *cors_headers(scope["headers"]), VARY)
-
-
-def cors_headers(headers: Headers) -> Headers:
-    """What makes an answer to a request with these headers readable in a browser."""
-    origin = next((value for name, value in headers if name == b"origin"), None)
-    if origin is None:
-        return []
-    return [
-        (b"access-control-allow-origin", origin),
-        (b"access-control-allow-credentials", b"true"),
-    ]
 
 
 class StoreError(Exception):

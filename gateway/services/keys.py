@@ -71,13 +71,18 @@ class KeyService:
 
     async def verify(self, text: str) -> PersonalKey:
         """The key with this text. Raises AuthenticationFailed when there is none, or it was revoked."""
-        if _SHAPE.fullmatch(text) is None:
+        if not can_be_key(text):
             raise AuthenticationFailed
-        digest = digest_of(text)
-        key = await self._store.find_key(digest)
-        if key is None or not hmac.compare_digest(key.digest, digest) or key.revoked_at is not None:
+        key = await self.find(digest_of(text))
+        if key is None:
             raise AuthenticationFailed
         return key
+
+    async def find(self, digest: str) -> PersonalKey | None:
+        """The key with this digest; None when there is none, or it was revoked."""
+        key = await self._store.find_key(digest)
+        is_good = key is not None and hmac.compare_digest(key.digest, digest) and key.revoked_at is None
+        return key if is_good else None
 
     async def list_keys(self, reader: PersonalKey | None = None) -> list[PersonalKey]:
         """Keys that are not revoked; of those, the ones that the key which asks for them could have made."""
@@ -89,6 +94,11 @@ class KeyService:
         if key_id not in {key.id for key in await self.list_keys(by)}:
             raise NotFound
         await self._store.revoke_key(key_id, self._clock.now())
+
+
+def can_be_key(text: str) -> bool:
+    """Whether this looks like a key, so that it is worth asking the store."""
+    return _SHAPE.fullmatch(text) is not None
 
 
 def digest_of(text: str) -> str:

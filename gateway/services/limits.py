@@ -80,16 +80,31 @@ class LimitService:
     async def check_token(self, token: str, record: RequestRecord) -> None:
         """The same for a project's token."""
         limits = record.settings.limits
-        if limits.mode == "off":
-            return
         rates = limits.tokens.get(token)
-        if rates is None:
-            rates = limits.token
-        if rates:
-            decision = self._local.check("t:" + token, rates)
+        await self._check("token", "t:" + token, limits.token if rates is None else rates, limits, record)
+
+    async def check_definitions(self, token: str, record: RequestRecord) -> None:
+        """The same for a project whose definitions are wanted, all of them."""
+        limits = record.settings.limits
+        rates = limits.definitions_tokens.get(token)
+        await self._check("definitions", "d:" + token, limits.definitions if rates is None else rates, limits, record)
+
+    async def check_conditional_definitions(self, token: str, record: RequestRecord) -> None:
+        """The same where definitions are wanted only if they are others than before."""
+        limits = record.settings.limits
+        await self._check("definitions", "n:" + token, limits.conditional_definitions, limits, record)
+
+    async def check_remote_config(self, digest: str, record: RequestRecord) -> None:
+        """The same for a personal API key that reads remote config."""
+        limits = record.settings.limits
+        await self._check("remote_config", "r:" + digest, limits.remote_config, limits, record)
+
+    async def _check(self, limit: str, key: str, rates: Rates, limits: Limits, record: RequestRecord) -> None:
+        if rates and limits.mode != "off":
+            decision = self._local.check(key, rates)
             if limits.is_fleet_wide:
-                decision = await self._ask_fleet(decision, "t:" + token, rates, limits, record)
-            self._judge("token", decision, limits, record)
+                decision = await self._ask_fleet(decision, key, rates, limits, record)
+            self._judge(limit, decision, limits, record)
 
     async def _ask_fleet(
         self, local: Decision, key: str, rates: Rates, limits: Limits, record: RequestRecord

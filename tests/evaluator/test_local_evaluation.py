@@ -63,6 +63,38 @@ def test_dependencies__however_deep__are_named_by_key_with_their_chain() -> None
     assert (of_rules["key"], of_rules["dependency_chain"]) == ("middle", ["base", "middle"])
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"groups": [], "version": 2, "rules": [{"id": "r", "rule_type": "targeted_release", "value": 3}]},
+        {"holdout_groups": [{"variant": "holdout-9", "rollout_percentage": 10}]},
+        {
+            "groups": [{**condition(), "aggregation_group_type_index": None}],
+            "aggregation_group_type_index": 0,
+            "holdout": {"id": 1},
+        },
+    ],
+)
+def test_filters__that_sdks_would_misread__are_left_to_the_service(filters: dict[str, Any]) -> None:
+    """A flag of which no SDK reads everything has a condition that none can tell, so that it asks."""
+    (found,) = sent(flag("misread", filters=filters), group_types=["organization"])["flags"]
+    (asking,) = found["filters"]["groups"]
+    assert asking["properties"] == [{"key": "id", "type": "cohort", "value": 0, "operator": "in"}]
+    assert found["filters"]["aggregation_group_type_index"] is None
+    assert found["filters"]["holdout"] is None
+    assert found["filters"].get("rules") == filters.get("rules")
+
+
+def test_filters__of_groups_that_sdks_read__stay() -> None:
+    """A flag of groups, and one with a holdout beside the older way to say so, are evaluated by SDKs."""
+    filters = [
+        {"groups": [condition()], "aggregation_group_type_index": 0},
+        {"groups": [condition()], "holdout": {"id": 1}, "holdout_groups": [{"variant": "holdout-1"}]},
+    ]
+    found = sent(*(flag(f"flag-{it}", filters=each) for it, each in enumerate(filters)))["flags"]
+    assert [it["filters"] for it in found] == filters
+
+
 def test_dependencies__that_cannot_be_followed__have_an_empty_chain() -> None:
     """A cycle and a flag that is not there leave the SDK nothing to conclude from, and it asks the service."""
     found = sent(

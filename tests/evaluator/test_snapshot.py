@@ -101,3 +101,34 @@ def test_broken_flag__answers_off_with_its_own_reason() -> None:
     assert (result.enabled, result.failed, result.version) == (False, False, 4)
     assert result.reason.code == "flag_disabled"
     assert result.reason.description == "Feature flag definition is invalid"
+
+
+@pytest.mark.parametrize("operator", ["is_date_before", "is_date_after", "is_date_exact"])
+def test_snapshot__with_a_filter_on_dates__reads_the_clock(operator: str) -> None:
+    """Where time alone may change an answer, the snapshot says so; also when it is a cohort that compares."""
+    dated = person("joined", "-7d", operator)
+    tree = {"properties": {"type": "AND", "values": [{"type": "AND", "values": [dated]}]}}
+    member = {"key": "id", "type": "cohort", "value": 5, "operator": "in"}
+    rule = {"id": "r", "rule_type": "targeted_release", "value": 1, "targeting": {"properties": [dated]}}
+    assert snapshot(flag("recent", condition(dated))).reads_clock
+    assert snapshot(flag("in", condition(member)), cohorts=[{"id": 5, "filters": tree}]).reads_clock
+    assert snapshot(flag("ruled", filters={"version": 2, "rules": [rule]})).reads_clock
+    assert not snapshot(
+        flag("plain", condition(person("joined", "2026-01-01"), person("x", None, "is_set")))
+    ).reads_clock
+
+
+def test_snapshot__of_flags_that_are_off__knows_their_keys() -> None:
+    """A flag that exists and is not active is told from one that does not exist; an active one of its key counts."""
+    built = snapshot(
+        flag("off", active=False), flag("gone", deleted=True), flag("twin", active=False), flag("twin"), flag("on")
+    )
+    assert built.inactive == {"off"}
+
+
+def test_flag_result__says_whether_there_are_variants() -> None:
+    """Whoever turns a result into a typed value has to know what it would be if the flag were on."""
+    found = results(
+        ask(snapshot(flag("split", variants={"a": 0}), flag("none", variants={}), flag("miss", rollout=0), flag("on")))
+    )
+    assert {key for key, result in found.items() if result.has_variants} == {"split"}
