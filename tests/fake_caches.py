@@ -1,10 +1,11 @@
-"""In-memory stand-ins for the shared cache, the disk and a change feed; they can be told to fail or to hang."""
+"""In-memory stand-ins for the shared cache and counter, the disk and a change feed, which fail or hang when told to."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from gateway.errors import StoreError
-from gateway.ports import Clock, Definitions, LastGood
+from gateway.ports import Clock, Definitions, LastGood, Usage
 
 
 class FakeSharedCache:
@@ -56,6 +57,45 @@ class FakeSharedCache:
         await self.gate.wait()
         if self.error is not None:
             raise self.error
+
+
+class FakeUsageCounter:
+    """`error` is raised by each call, `reply_error` once units were added; `refused` are tokens it does not count.
+
+    `gate` holds those that add while it is closed.
+    """
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.totals: Counter[tuple[str, str]] = Counter()
+        self.error: Exception | None = None
+        self.reply_error: StoreError | None = None
+        self.refused: set[str] = set()
+        self.calls: list[str] = []
+
+    async def __aenter__(self) -> "FakeUsageCounter":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def reach(self) -> None:
+        self.calls.append("reach")
+        if self.error is not None:
+            raise self.error
+
+    async def add(self, usages: Sequence[Usage]) -> list[int | None]:
+        self.calls.append(f"add {len(usages)}")
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        for usage in usages:
+            if usage.token not in self.refused:
+                self.totals[usage.token, usage.period] += usage.units
+        if self.reply_error is not None:
+            raise self.reply_error
+        return [None if it.token in self.refused else self.totals[it.token, it.period] for it in usages]
 
 
 class FakeLastGood:

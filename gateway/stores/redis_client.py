@@ -16,7 +16,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from config.backends import Redis
 from gateway.errors import StoreUnavailable
@@ -25,7 +25,7 @@ PREFIX: Final = "flagstone:1:"
 CHANNEL: Final = PREFIX + "changes"
 SENTINEL_PORT: Final = 26_379
 CLOSE_TIMEOUT_S: Final = 1.0
-LOST: Final = (RedisError, OSError, RuntimeError)
+LOST: Final = (RedisError, RedisClusterException, OSError, RuntimeError)
 """What a call raises without a server. The last is uvloop's, for a connection that closed just before it was used."""
 KEEP_ALIVE_S: Final = 10.0
 """How long a feed may be silent before the connection is asked whether it is still there."""
