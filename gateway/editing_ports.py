@@ -4,7 +4,7 @@ As in ports.py, every method raises StoreError (or a subclass) and nothing else 
 transaction that also bumps the project's version, which marks it dirty, and appends to the audit record.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -189,6 +189,23 @@ class EditStore(Protocol):
         ...
 
 
+Properties = Mapping[str, Any]
+
+
+class Update(msgspec.Struct, frozen=True, kw_only=True):
+    """What an event says of a person, or of a group if there is a type. The values of properties are JSON text.
+
+    `joined` is another id of the same person; `put` goes over the stored properties, and `once` under them.
+    """
+
+    token: str
+    group_type: str = ""
+    key: str
+    joined: str = ""
+    put: Mapping[str, bytes] = {}
+    once: Mapping[str, bytes] = {}
+
+
 class Upserted(msgspec.Struct, frozen=True):
     """What became of a batch: how many were new, how many were there, and for the others their position and why not."""
 
@@ -207,9 +224,12 @@ class Members(msgspec.Struct, frozen=True):
 class PeopleStore(Protocol):
     """Persons, groups, and who is in which static cohort. Nothing of this is part of a definitions document."""
 
-    async def upsert_persons(self, project_id: int, persons: Sequence[PersonDocument]) -> Upserted:
+    async def upsert_persons(
+        self, project_id: int, persons: Sequence[PersonDocument], once: Sequence[Properties] = ()
+    ) -> Upserted:
         """Store a batch in one transaction. A person is found by any of the distinct ids, gets the others as well, has
-        given properties put over the stored ones, and joins the cohorts named.
+        given properties put over the stored ones, and joins the cohorts named. `once` has further properties of each
+        person, or nothing at all: those are put under the stored ones.
 
         Refused one by one: ids of several different stored persons; a cohort that is not a static one of the project;
         text that the store cannot hold. Persons of one batch may refer to the same stored person, in their order.

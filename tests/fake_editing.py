@@ -227,18 +227,18 @@ class FakeManagedStore:
             return None
         return Publication(project_id=project_id, stored_version=it.version, dirty_since=it.dirty_since)
 
-    async def upsert_persons(self, project_id: int, persons: Sequence[PersonDocument]) -> Upserted:
+    async def upsert_persons(self, project_id: int, persons: Sequence[PersonDocument], once: Any = ()) -> Upserted:
         await self._called("upsert_persons")
         project = self._projects.get(project_id)
         if project is None:
             return all_refused(persons)
         cohorts = [(it.id, msgspec.json.decode(it.document)) for it in project.of_kind("cohort")]
         static = {id_ for id_, it in cohorts if it.get("is_static") and not it.get("deleted")}
-        plan = plan_persons(persons, project.owners(), static)
+        plan = plan_persons(persons, project.owners(), static, once)
         for change in plan.changes:
             person_id = next(self._person_ids) if change.id is None else change.id
             person = project.persons.setdefault(person_id, Person({}, [], set()))
-            person.properties = {**person.properties, **change.properties}
+            person.properties = {**change.once, **person.properties, **change.properties}
             person.distinct_ids = sorted({*person.distinct_ids, *change.distinct_ids})
             person.cohorts = person.cohorts | change.cohorts
         return plan.outcome

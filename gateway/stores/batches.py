@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.document import GroupDocument, PersonDocument
-from gateway.editing_ports import Upserted
+from gateway.editing_ports import Properties, Upserted
 from gateway.stores.items import is_storable, is_storable_value
 
 DELETED_AT_ONCE: Final = 5000
@@ -23,12 +23,16 @@ UNSTORABLE: Final = "It holds text that cannot be stored, such as a NUL characte
 
 
 class Change(msgspec.Struct):
-    """What becomes of one person: `id` is None if new. Only what is to be added is named."""
+    """What becomes of one person: `id` is None if new. Only what is to be added is named.
+
+    `properties` go over the stored ones, and `once` under them; of a new person all are in `properties`.
+    """
 
     id: int | None
-    properties: dict[str, Any]
-    distinct_ids: list[str]
-    cohorts: set[int]
+    properties: dict[str, Any] = {}
+    once: dict[str, Any] = {}
+    distinct_ids: list[str] = []
+    cohorts: set[int] = set()
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -53,39 +57,47 @@ def all_refused(batch: Sequence[object]) -> Upserted:
     return Upserted(0, 0, tuple((position, NO_PROJECT) for position in range(len(batch))))
 
 
-def plan_persons(persons: Sequence[PersonDocument], owners: Mapping[str, int], static: Collection[int]) -> Plan:
+def plan_persons(
+    persons: Sequence[PersonDocument],
+    owners: Mapping[str, int],
+    static: Collection[int],
+    once: Sequence[Properties] = (),
+) -> Plan:
     """What changes, given the stored persons of the distinct ids named, and those cohorts that are static."""
     by_id: dict[int, Change] = {}
     by_distinct_id: dict[str, Change] = {
-        distinct_id: by_id.setdefault(person_id, Change(person_id, {}, [], set()))
-        for distinct_id, person_id in owners.items()
+        distinct_id: by_id.setdefault(person_id, Change(person_id)) for distinct_id, person_id in owners.items()
     }
     new: list[Change] = []
     refused: list[tuple[int, str]] = []
     for position, person in enumerate(persons):
+        if_new = once[position] if once else {}
         found = {id(it): it for name in person.distinct_ids if (it := by_distinct_id.get(name)) is not None}
-        why = _why_not(person, static) or ("Its ids belong to different persons." if len(found) > 1 else None)
+        why = _why_not(person, if_new, static) or ("Its ids belong to different persons." if len(found) > 1 else None)
         if why is not None:
             refused.append((position, why))
             continue
         change = next(iter(found.values()), None)
         if change is None:
-            change = Change(None, {}, [], set())
+            change = Change(None)
             new.append(change)
         change.properties.update(person.properties)
+        change.once = {**if_new, **change.once}
         change.cohorts.update(person.cohorts)
         for name in person.distinct_ids:
             if name not in by_distinct_id:
                 change.distinct_ids.append(name)
                 by_distinct_id[name] = change
+    for change in new:
+        change.properties, change.once = {**change.once, **change.properties}, {}
     updated = len(persons) - len(new) - len(refused)
     return Plan([*new, *by_id.values()], Upserted(len(new), updated, tuple(refused)))
 
 
-def _why_not(person: PersonDocument, static: Collection[int]) -> str | None:
+def _why_not(person: PersonDocument, once: Properties, static: Collection[int]) -> str | None:
     if not person.distinct_ids:
         return "It needs a distinct id."
-    if not all(map(is_storable, person.distinct_ids)) or not is_storable_value(person.properties):
+    if not all(map(is_storable, person.distinct_ids)) or not is_storable_value([person.properties, once]):
         return UNSTORABLE
     wrong = next((cohort_id for cohort_id in person.cohorts if cohort_id not in static), None)
     return None if wrong is None else f"Cohort {wrong} is not a static cohort of the project."

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.document import GroupDocument, PersonDocument
-from gateway.editing_ports import Members, Upserted
+from gateway.editing_ports import Members, Properties, Upserted
 from gateway.stores.batches import (
     DELETED_AT_ONCE,
     Change,
@@ -42,9 +42,9 @@ SELECT $1, properties::jsonb FROM unnest($2::text[]) WITH ORDINALITY AS given (p
 ORDER BY position RETURNING id
 """
 _UPDATE_PERSONS: Final = """
-UPDATE flagstone.persons SET properties = persons.properties || given.properties::jsonb
-FROM unnest($1::bigint[], $2::text[]) AS given (id, properties)
-WHERE persons.id = given.id AND persons.properties || given.properties::jsonb <> persons.properties
+UPDATE flagstone.persons SET properties = once::jsonb || persons.properties || given.properties::jsonb
+FROM unnest($1::bigint[], $2::text[], $3::text[]) AS given (id, properties, once)
+WHERE persons.id = given.id AND once::jsonb || persons.properties || given.properties::jsonb <> persons.properties
 """
 _INSERT_IDS: Final = """
 INSERT INTO flagstone.distinct_ids (project_id, distinct_id, person_id)
@@ -136,10 +136,14 @@ class PostgresPeople:
         self._writer = writer
         self._reader = reader
 
-    async def upsert_persons(self, project_id: int, persons: Sequence[PersonDocument]) -> Upserted:
-        return await self._writer.repeated(lambda: self._upsert_persons(project_id, persons))
+    async def upsert_persons(
+        self, project_id: int, persons: Sequence[PersonDocument], once: Sequence[Properties] = ()
+    ) -> Upserted:
+        return await self._writer.repeated(lambda: self._upsert_persons(project_id, persons, once))
 
-    async def _upsert_persons(self, project_id: int, persons: Sequence[PersonDocument]) -> Upserted:
+    async def _upsert_persons(
+        self, project_id: int, persons: Sequence[PersonDocument], once: Sequence[Properties]
+    ) -> Upserted:
         names = storable([name for person in persons for name in person.distinct_ids])
         cohorts = known_ids([cohort_id for person in persons for cohort_id in person.cohorts])
         async with self._writer.transaction() as transaction:
@@ -147,7 +151,7 @@ class PostgresPeople:
                 return all_refused(persons)
             static = await transaction.fetch(_STATIC, project_id, list(set(cohorts))) if cohorts else []
             owners = await transaction.fetch(_OWNERS, project_id, names)
-            plan = plan_persons(persons, dict(owners), {cohort_id for (cohort_id,) in static})
+            plan = plan_persons(persons, dict(owners), {cohort_id for (cohort_id,) in static}, once)
             await _store(transaction, project_id, plan.changes)
         return plan.outcome
 
@@ -210,7 +214,11 @@ async def _store(transaction: Transaction, project_id: int, changes: Sequence[Ch
         rows = await transaction.fetch(_INSERT_PERSONS, project_id, [_json(change.properties) for change in new])
         for change, (person_id,) in zip(new, sorted(rows), strict=True):
             change.id = person_id
-    updates = [(change.id, _json(change.properties)) for change in changes[len(new) :] if change.properties]
+    updates = [
+        (change.id, _json(change.properties), _json(change.once))
+        for change in changes[len(new) :]
+        if change.properties or change.once
+    ]
     if updates:
         await transaction.fetch(_UPDATE_PERSONS, *_columns(updates))
     names = [(name, change.id) for change in changes for name in change.distinct_ids]
@@ -222,7 +230,7 @@ async def _store(transaction: Transaction, project_id: int, changes: Sequence[Ch
         await transaction.fetch(_INSERT_MEMBERS, *_columns(members))
 
 
-def _columns(rows: Sequence[tuple[Any, Any]]) -> tuple[list[Any], ...]:
+def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
     return tuple(map(list, zip(*rows, strict=True)))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.document import GroupDocument, PersonDocument
-from gateway.editing_ports import Members, Upserted
+from gateway.editing_ports import Members, Properties, Upserted
 from gateway.stores.batches import (
     DELETED_AT_ONCE,
     Change,
@@ -64,8 +64,10 @@ class SqlitePeople:
         self._writes = writes
         self._reads = reads
 
-    async def upsert_persons(self, project_id: int, persons: Sequence[PersonDocument]) -> Upserted:
-        return await self._writes.run(_upsert_persons, project_id, persons)
+    async def upsert_persons(
+        self, project_id: int, persons: Sequence[PersonDocument], once: Sequence[Properties] = ()
+    ) -> Upserted:
+        return await self._writes.run(_upsert_persons, project_id, persons, once)
 
     async def upsert_groups(self, project_id: int, groups: Sequence[GroupDocument]) -> Upserted:
         return await self._writes.run(_upsert_groups, project_id, groups)
@@ -93,7 +95,9 @@ class SqlitePeople:
         return await self._reads.run(_sample_groups, project_id, group_type, limit) if storable([group_type]) else []
 
 
-def _upsert_persons(connection: sqlite3.Connection, project_id: int, persons: Sequence[PersonDocument]) -> Upserted:
+def _upsert_persons(
+    connection: sqlite3.Connection, project_id: int, persons: Sequence[PersonDocument], once: Sequence[Properties]
+) -> Upserted:
     names = storable([name for person in persons for name in person.distinct_ids])
     cohorts = known_ids([cohort_id for person in persons for cohort_id in person.cohorts])
     with connection:
@@ -102,7 +106,7 @@ def _upsert_persons(connection: sqlite3.Connection, project_id: int, persons: Se
             return all_refused(persons)
         static = {cohort_id for (cohort_id,) in connection.execute(_STATIC, (project_id, json(cohorts)))}
         owners = dict(connection.execute(_OWNERS, (project_id, json(names))))
-        plan = plan_persons(persons, owners, static)
+        plan = plan_persons(persons, owners, static, once)
         _store(connection, project_id, plan.changes)
     return plan.outcome
 
@@ -113,9 +117,9 @@ def _store(connection: sqlite3.Connection, project_id: int, changes: Sequence[Ch
             change.id = connection.execute(
                 "INSERT INTO persons (project_id, properties) VALUES (?, ?)", (project_id, json(change.properties))
             ).lastrowid
-        elif change.properties:
+        elif change.properties or change.once:
             (stored,) = connection.execute("SELECT properties FROM persons WHERE id = ?", (change.id,)).fetchone()
-            properties = json({**msgspec.json.decode(stored), **change.properties})
+            properties = json({**change.once, **msgspec.json.decode(stored), **change.properties})
             if properties != stored:
                 connection.execute("UPDATE persons SET properties = ? WHERE id = ?", (properties, change.id))
     connection.executemany(

@@ -51,6 +51,20 @@ async def test_persons__known_by_any_id__are_merged(store: ManagedStore) -> None
     assert await people_of(store, 2) == []
 
 
+async def test_persons__with_properties_for_once__keep_what_they_had(store: ManagedStore) -> None:
+    """Those are put under whatever the store holds, nulls too, and under the ones that go over it, in any order."""
+    batch = [person("a", n=1), person("a"), person("b"), person("b", "c")]
+    once = [{"n": 0, "m": 0}, {"m": 1, "l": 1}, {"k": None}, {"k": 3}]
+    assert await store.upsert_persons(1, batch, once) == Upserted(2, 2)
+    assert await people_of(store) == [person("a", n=1, m=0, l=1), person("b", "c", k=None)]
+    batch = [person("a"), person("c", k=4), person("b"), person("d"), person("e")]
+    once = [{"n": 9, "new": 9}, {"k": 9}, {"m": 5}, {"text": "\0"}, {}]
+    outcome = await store.upsert_persons(1, batch, once)
+    assert (outcome.created, outcome.updated, [position for position, _ in outcome.refused]) == (1, 3, [3])
+    known = [person("a", n=1, m=0, l=1, new=9), person("b", "c", k=4, m=5), person("e")]
+    assert await people_of(store) == known
+
+
 async def test_persons__of_one_batch__may_be_the_same(store: ManagedStore) -> None:
     """A batch comes to the same as its persons one by one, in their order."""
     batch = [person("a", n=1), person("b", "a", n=2), person("b", "b", n=3, cohorts=(FRIENDS,)), person("c")]
@@ -78,6 +92,23 @@ async def test_persons__that_cannot_be_stored__are_refused_alone(store: ManagedS
     assert [position for position, _ in outcome.refused] == list(range(9))
     assert [why[:12] for _, why in outcome.refused[:2]] == ["Its ids belo", "Cohort 3 is "]
     assert await people_of(store) == [person("a"), person("b", "c", n=2)]
+
+
+async def test_persons__with_extreme_values__are_stored(store: ManagedStore) -> None:
+    """Whatever JSON can say and is not refused: nobody's oddities are in the way of others of the batch."""
+    odd: dict[str, Any] = {
+        "": 0,
+        "k" * 60_000: 1,
+        "big": int("9" * 4300),
+        "far": 1.7e308,
+        "near": 5e-324,
+        "\x01\uffff": "\x7f",
+    }
+    once = {"deep": [[[[{"": [None]}]]]], "text": "\U0010ffff" * 15_000}
+    assert await store.upsert_persons(1, [person("\x01\uffff\U0010ffff", **odd)], [once]) == Upserted(1, 0)
+    assert await store.upsert_persons(1, [person("\x01\uffff\U0010ffff")], [odd]) == Upserted(0, 1)
+    (known,) = await people_of(store)  # PostgreSQL holds numbers as decimals, so that not all are the same double.
+    assert (known.distinct_ids, known.properties.keys()) == (["\x01\uffff\U0010ffff"], {**odd, **once}.keys())
 
 
 async def test_persons__of_an_unknown_project__are_all_refused(store: ManagedStore) -> None:
