@@ -71,7 +71,10 @@ class HypercornEngine:
 
 
 def _is_clients_doing(error: Exception) -> bool:
-    """Whether its streams were reset by the thousand: the engine stops at a bound, but takes that for a crash."""
+    """Whether it did not take part in ending TLS, or its streams were reset by the thousand: the engine stops at a
+    bound, but takes that for a crash."""
+    if isinstance(error, TimeoutError):
+        return True
     return isinstance(error, ExceptionGroup) and error.split(TooManyStreamsError)[1] is None
 
 

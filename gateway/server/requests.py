@@ -11,7 +11,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import Stopping, reject, with_cors
+from gateway.errors import Stopping
+from gateway.refusing import reject, with_cors
 from gateway.telemetry import log_event
 
 CLOSE: Final = (b"connection", b"close")

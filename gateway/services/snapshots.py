@@ -68,6 +68,8 @@ class SnapshotService:
         self._clock = clock
         self._metrics = metrics
         self._spread = spread or _spread()
+        self.on_change: Callable[[str, Snapshot | None], None] = lambda _token, _snapshot: None
+        """Told of each snapshot from when it is held, and of None for a token of no project."""
         self._held = HeldSnapshots(settings.max_bytes, settings.max_projects, metrics.snapshot_evictions.inc)
         # Apart from what is held, so that made-up tokens cannot push out a snapshot.
         self._absent: LRUCache[str, _Absent] = LRUCache(settings.max_unknown_tokens)
@@ -248,6 +250,7 @@ class SnapshotService:
             held.replace(snapshot, definitions, source, confirmed_at)
         held.is_loading = False
         self._held[token] = held  # Again, for its size is another.
+        self.on_change(token, snapshot)
         return held
 
     def _pass_on(self, token: str, found: Found) -> None:
@@ -313,6 +316,7 @@ class SnapshotService:
 
     async def _forget(self, token: str) -> _Absent:
         self._held.pop(token, None)
+        self.on_change(token, None)
         absent = self._remember(token, AuthenticationFailed, self._settings.unknown_token_ttl_s)
         await self._definitions.forget(token)
         return absent

@@ -19,6 +19,7 @@ import trustme
 from tests.abuse.victim import BODY, LIVENESS, Victim, read_all, send_quietly
 
 HEADERS = [(":method", "POST"), (":path", "/flags?v=2"), (":scheme", "https"), (":authority", "localhost")]
+LISTEN = [(":method", "GET"), (":path", "/ofrep/v1/stream?token=phc_demo"), *HEADERS[2:]]
 SHORT = ("server.keep_alive_timeout_s=2", "server.write_timeout_s=1", "requests.body_timeout_s=1")
 
 
@@ -71,6 +72,10 @@ class Http2Client:
         if with_body:
             self.http2.send_data(stream, BODY, end_stream=True)
         return stream
+
+    def listen(self) -> None:
+        """Ask for a stream of events."""
+        self.http2.send_headers(self.http2.get_next_available_stream_id(), LISTEN, end_stream=True)
 
     def statuses(self, streams: int) -> list[str]:
         """What came back on so many streams."""
@@ -185,3 +190,34 @@ def test_tls__idle_connections_that_are_never_closed__give_up_their_descriptors(
             stack.enter_context(victim.connect())
         victim.waits_until(lambda: victim.usage().descriptors <= before.descriptors + 60)
         victim.recovers_to(before)
+
+
+def test_http2__events_on_several_streams__come_on_one_connection(
+    start_secure: Callable[..., Victim], connect: Callable[[Victim], Http2Client]
+) -> None:
+    """Whoever listens to several projects at once needs one connection, which goes on when all of them have ended."""
+    victim = start_secure("streams.max_age_s=2", "streams.heartbeat_s=0.1")
+    client = connect(victim)
+    with client.connection:
+        for _ in range(5):
+            client.listen()
+        assert client.statuses(5) == ["200"] * 5
+        client.begin(with_body=True)
+        assert client.statuses(1) == ["200"]
+
+
+def test_http2__events_on_streams_whose_window_stays_closed__are_given_up(
+    start_secure: Callable[..., Victim], connect: Callable[[Victim], Http2Client]
+) -> None:
+    """server.write_timeout_s: a client that lets nothing be sent to it keeps no stream for longer than that."""
+    victim = start_secure("streams.max_age_s=2", "streams.heartbeat_s=0.1")
+    with victim.withstands():
+        client = connect(victim)
+        with client.connection:
+            client.http2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+            for _ in range(50):
+                client.listen()
+            assert client.flush()
+            victim.waits_until(lambda: victim.metric("streams_ended_total") == 50)
+            victim.waits_until(lambda: victim.metric("connections") == 0)
+    assert not victim.server.errors
