@@ -1,13 +1,9 @@
-"""Generated flags and persons, on which the released SDKs' own evaluators and ours are compared.
+"""Generated flags, cohorts and persons, on which clients, protocols and our evaluator are compared.
 
-Wherever an SDK reaches a conclusion, ours is the same, but for differences that have a name. Each named difference must
-still show up, so that the lists stay exact.
+Invariant: the same seed gives the same cases, on every machine.
 """
 
-import json
 import random
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tests.builders import condition, flag, person
@@ -19,6 +15,7 @@ NUMBERS = (0, 1, 5, 10, -3, 9.5, 5.0, 1e16, 2**53)
 VERSIONS = ("1.2.3", "1.2", "2.0.0", "v1.2.3", "1.2.3-alpha", "0.3.1", "1.10.0", "banana", "1.2.3+build")
 DATES = ("2026-01-01", "2025-06-30", "2026-01-10T12:00:00Z", "2020-02-29 10:30:00", "-7d", "-1m", "-2y", "-36h")
 MOMENTS = ("2026-01-01", "2025-12-31T23:59:59Z", "2026-01-14T00:00:00+02:00", 1767225600, "soon", "2019-05-05")
+Round = tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]
 VALUES: dict[str, tuple[Any, ...]] = {
     "plan": (*TEXTS, True, False, None, 1),
     "age": (*NUMBERS, "7", "10", "abc", True, None),
@@ -76,50 +73,6 @@ def generated_person(chance: random.Random) -> tuple[str, dict[str, Any]]:
     return f"person-{chance.randrange(10**6)}", {key: chance.choice(VALUES[key]) for key in known}
 
 
-Case = tuple[dict[str, Any], dict[str, Any], int]
-"""A flag, the properties of a person, and the project's matching version."""
-
-
-def wanted_of(case: Case) -> Iterator[tuple[dict[str, Any], Any]]:
-    for group in case[0]["filters"]["groups"]:
-        for filter_ in group["properties"]:
-            if filter_["key"] in case[1]:
-                yield filter_, case[1][filter_["key"]]
-
-
-def misses_a_property(case: Case) -> bool:
-    """The SDK passes over a condition whose property it does not know, and may match a later one.
-
-    The service knows that the property is not set, which decides the condition.
-    """
-    groups = case[0]["filters"]["groups"]
-    return len(groups) > 1 and any(filter_["key"] not in case[1] for group in groups for filter_ in group["properties"])
-
-
-def versions_of(case: Case) -> Iterator[tuple[str, str, str]]:
-    for filter_, seen in wanted_of(case):
-        if filter_["operator"].startswith("semver_"):
-            yield filter_["operator"], str(filter_["value"]), str(seen)
-
-
-def has_a_prerelease(case: Case) -> bool:
-    """The SDK leaves prerelease and build out of a version; the service orders by them."""
-    return any("-" in wanted + seen or "+" in wanted + seen for _, wanted, seen in versions_of(case))
-
-
-def has_a_pattern_without_star(case: Case) -> bool:
-    """The SDK takes a whole version as a pattern that only it satisfies; here it is a filter that cannot match."""
-    return any(operator == "semver_wildcard" and "*" not in wanted for operator, wanted, _ in versions_of(case))
-
-
-DIFFERENCES: dict[str, Callable[[Case], bool]] = {
-    "a condition on a property that is not set": misses_a_property,
-    "a version with a prerelease or build": has_a_prerelease,
-    "a version pattern without a star": has_a_pattern_without_star,
-}
-"""Why the two may differ in a case; each has to show up."""
-
-
 def cohort_tree(chance: random.Random) -> dict[str, Any]:
     """A cohort in the form that the service and the SDKs share."""
     groups = [
@@ -132,23 +85,11 @@ def cohort_tree(chance: random.Random) -> dict[str, Any]:
     return {"type": "OR", "values": [group for group in groups if group["values"]]}
 
 
-def with_leaves(document: dict[str, Any], trees: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """The flag with the filters behind its cohort or dependency, to tell by them why two answers differ."""
-    (first, *_) = document["filters"]["groups"]
-    if any(filter_["type"] == "flag" for filter_ in first["properties"]):
-        return base
-    number = next((str(filter_["value"]) for filter_ in first["properties"] if filter_["type"] == "cohort"), None)
-    if number is None:
-        return document
-    leaves = [leaf for group in trees["1" if number == "3" else number]["values"] for leaf in group["values"]]
-    return {**document, "filters": {"groups": [{"properties": leaves}]}}
-
-
-def round_of(chance: random.Random) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+def round_of(chance: random.Random, size: int = FLAGS_PER_ROUND) -> Round:
     """Definitions for the SDK, the same flags for us, and our cohorts by id."""
     cohorts = {str(number): cohort_tree(chance) for number in (1, 2)}
     cohorts["3"] = {"type": "AND", "values": [{"key": "id", "type": "cohort", "value": 1, "negation": False}]}
-    flags = [generated_flag(chance, f"flag-{number}") for number in range(FLAGS_PER_ROUND)]
+    flags = [generated_flag(chance, f"flag-{number}") for number in range(size)]
     for number in (1, 2, 3):
         member = {"key": "id", "type": "cohort", "value": number, "operator": chance.choice(("in", "not_in"))}
         flags.append(flag(f"in-cohort-{number}", condition(member, rollout=chance.choice((100, 60)))))
@@ -169,22 +110,3 @@ def round_of(chance: random.Random) -> tuple[dict[str, Any], list[dict[str, Any]
         "cohorts": cohorts,
     }
     return definitions, [*flags, {**above, "filters": {"groups": [condition(ours)]}}], cohorts
-
-
-class Disagreements:
-    """What differed, by the name of the difference; without a name it is a failure."""
-
-    def __init__(self, differences: Mapping[str, Callable[[Case], bool]]) -> None:
-        self._differences = differences
-        self.named: Counter[str] = Counter()
-        self.unnamed: list[str] = []
-
-    def add(self, case: Case, sdk: object, ours: object) -> None:
-        names = [name for name, applies in self._differences.items() if applies(case)]
-        if names:
-            self.named.update(names)
-            return
-        told = [(filter_["operator"], filter_["value"], seen) for filter_, seen in wanted_of(case)]
-        self.unnamed.append(
-            f"sdk {sdk!r}, ours {ours!r}, version {case[2]}: {told} in {json.dumps(case[0]['filters'])}"
-        )

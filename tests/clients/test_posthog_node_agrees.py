@@ -1,79 +1,30 @@
 """The released posthog-node's own local evaluator and ours, asked the same of generated flags, cohorts and groups."""
 
 import json
-import os
 import random
-import shutil
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evaluator.evaluate import evaluate
 from tests.builders import NOTHING_STORED, context, snapshot
-from tests.clients.generated import DIFFERENCES as SHARED_DIFFERENCES
-from tests.clients.generated import Case, Disagreements, generated_person, round_of, wanted_of, with_leaves
+from tests.clients.differences import NODE_DIFFERENCES, Disagreements, with_leaves
+from tests.clients.generated import generated_person, round_of
+from tests.clients.node_client import NODE, node_with
 
 pytestmark = pytest.mark.client
 
-NODE = Path(__file__).parent / "node"
 ROUNDS = 40
 PERSONS_PER_ROUND = 8
-
-
-def compares_no_number(case: Case) -> bool:
-    """The SDK compares as text what is no number; the service never matches it."""
-    return any(
-        filter_["operator"] in {"gt", "gte", "lt", "lte"} and (isinstance(seen, bool) or not is_number(seen))
-        for filter_, seen in wanted_of(case)
-    )
-
-
-def is_number(value: object) -> bool:
-    try:
-        float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def dates_by_number(case: Case) -> bool:
-    """The SDK takes a number for milliseconds since 1970, the service for seconds."""
-    return any(filter_["operator"].startswith("is_date") and isinstance(seen, int) for filter_, seen in wanted_of(case))
-
-
-def has_structure(case: Case) -> bool:
-    """The SDK writes lists and objects as JavaScript does (`[object Object]`), the service as JSON."""
-    return any(
-        isinstance(seen, list | dict) or (isinstance(filter_["value"], list) and "contains" in filter_["operator"])
-        for filter_, seen in wanted_of(case)
-    )
-
-
-def exits_early(case: Case) -> bool:
-    """This SDK does not know early exit, and goes on to later conditions."""
-    return bool(case[0]["filters"].get("early_exit"))
-
-
-DIFFERENCES: dict[str, Callable[[Case], bool]] = {
-    **SHARED_DIFFERENCES,
-    "a number compared with something else": compares_no_number,
-    "a date given as a number": dates_by_number,
-    "a list or an object as text": has_structure,
-    "a rollout miss that ends the walk": exits_early,
-}
 
 
 @pytest.fixture(scope="session")
 def ask_node() -> Callable[[dict[str, Any]], Any]:
     """Runs the script beside this file; its packages are pinned and installed by `make`."""
-    node = shutil.which("node")
-    if node is None or not (NODE / "node_modules" / "posthog-node").is_dir():
-        message = "node, or posthog-node in tests/clients/node, is not installed"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    node = node_with("posthog-node")
 
     def ask(document: dict[str, Any]) -> Any:
         ran = subprocess.run(
@@ -111,7 +62,7 @@ def test_node__of_generated_flags_and_persons__agrees(ask_node: Callable[[dict[s
         {"definitions": definitions, "cases": cases} for (definitions, _, _), cases in zip(rounds, people, strict=True)
     ]
     answers = ask_node({"projects": projects})
-    found, compared = Disagreements(DIFFERENCES), 0
+    found, compared = Disagreements(NODE_DIFFERENCES), 0
     seen: set[str] = set()
     for (_, flags, trees), cases, told in zip(rounds, people, answers, strict=True):
         cohorts = [{"id": int(id_), "filters": {"properties": tree}} for id_, tree in trees.items()]
@@ -139,4 +90,4 @@ def test_node__of_generated_flags_and_persons__agrees(ask_node: Callable[[dict[s
     assert not found.unnamed, "\n".join([f"{len(found.unnamed)} of {compared}", *found.unnamed[:12]])
     assert compared > 3000
     assert {"in-cohort-1", "in-cohort-2", "in-cohort-3", "group-rollout", "group-plan", "above"} <= seen
-    assert set(found.named) == set(DIFFERENCES)
+    assert set(found.named) == set(NODE_DIFFERENCES)

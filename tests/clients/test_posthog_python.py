@@ -1,17 +1,27 @@
 """The released posthog SDK for Python, unmodified, against a real server process on a real port."""
 
 import json
-import sqlite3
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from posthog import Posthog
+from posthog import AsyncPosthog
 
-from gateway.__main__ import main
-from tests.builders import condition, flag, person, project
+from tests.builders import project
+from tests.clients.connecting import Connect, MakeStage
+from tests.clients.stage import (
+    ADA,
+    EXPECTED,
+    FACTS,
+    PAYLOADS,
+    TOKEN,
+    WITHOUT_FACTS,
+    Stage,
+    Start,
+    every_kind_of_flag,
+    until,
+)
 from tests.conftest import ServerProcess
 
 pytestmark = [
@@ -20,29 +30,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*deprecated.*:DeprecationWarning"),
 ]
 
-TOKEN = "phc_clients"
-ADA = {"distinct_ids": ["ada", "ada-phone"], "properties": {"plan": "pro"}}
-EXPECTED = {"on": True, "off": False, "split": "blue", "paid": True, "in-team": False, "above": True}
-PAYLOADS = {"split": {"width": 3}}
-
-Start = Callable[..., ServerProcess]
-Connect = Callable[..., Posthog]
-
 
 def definitions() -> dict[str, Any]:
-    """A project with a flag for each way an answer can look."""
-    grouped = flag("in-team", condition(), filters={"aggregation_group_type_index": 0})
-    above = {"key": "9001", "type": "flag", "value": True, "operator": "flag_evaluates_to"}
-    flags = [
-        flag("on", id=9001),
-        flag("off", rollout=0),
-        flag("split", variants={"blue": 100}, payloads={"blue": '{"width":3}'}),
-        flag("paid", condition(person("plan", "pro"))),
-        grouped,
-        flag("above", condition(above)),
-        flag("inactive", active=False),
-    ]
-    return {"projects": [{**project(*flags, token=TOKEN, group_types=["team"]), "persons": [ADA]}]}
+    return {"projects": [{**project(*every_kind_of_flag(), token=TOKEN, group_types=["team"]), "persons": [ADA]}]}
 
 
 @pytest.fixture
@@ -51,21 +41,6 @@ def server(start_server: Start, tmp_path: Path) -> ServerProcess:
     path = tmp_path / "definitions.json"
     path.write_text(json.dumps(definitions()))
     return start_server("--set", f"store.url=file:{path}").wait_until_ready()
-
-
-@pytest.fixture
-def connect() -> Iterator[Connect]:
-    """Makes clients that send no events, and ends them."""
-    clients: list[Posthog] = []
-
-    def make(server: ServerProcess, token: str = TOKEN, **options: Any) -> Posthog:
-        client = Posthog(token, host=server.url, send=False, **options)
-        clients.append(client)
-        return client
-
-    yield make
-    for client in clients:
-        client.shutdown()
 
 
 @pytest.mark.parametrize("version", [4, 3, 2, 1])
@@ -131,25 +106,67 @@ def test_token__that_no_project_has__gives_no_flags_and_the_reason(
     assert "The provided API key is invalid or has expired" in caplog.text
 
 
-def test_store__that_fails__costs_only_the_flags_that_need_it(
-    start_server: Start, connect: Connect, tmp_path: Path
-) -> None:
+@pytest.fixture
+def shop(stage: MakeStage) -> Stage:
+    """The same definitions, with their persons in a store that can be lost."""
+    return stage(*every_kind_of_flag(), group_types=["team"], persons=[ADA])
+
+
+def test_store__that_fails__costs_only_the_flags_that_need_it(shop: Stage, connect: Connect) -> None:
     """With the persons gone, flags without stored properties are exact, and the others are left out, not guessed."""
-    path = tmp_path / "store.sqlite3"
-    document = tmp_path / "definitions.json"
-    document.write_text(json.dumps(definitions()))
-    url = f"store.url=sqlite:{path}"
-    assert main(["import", str(document), "--set", url]) == 0
-    client = connect(start_server("--set", url).wait_until_ready())
+    client = connect(shop)
     assert client.get_all_flags("ada") == EXPECTED
-    with sqlite3.connect(path) as connection:
-        connection.execute("ALTER TABLE distinct_ids RENAME TO lost")
-    connection.close()
-    exact = {key: value for key, value in EXPECTED.items() if key != "paid"}
-    assert client.get_all_flags("ada") == exact
+    shop.lose(*FACTS)
+    assert client.get_all_flags("ada") == WITHOUT_FACTS
     assert client.get_feature_flag("paid", "ada") is None
     assert client.get_all_flags("ada", person_properties={"plan": "pro"}) == EXPECTED
-    with sqlite3.connect(path) as connection:
-        connection.execute("ALTER TABLE lost RENAME TO distinct_ids")
-    connection.close()
+    shop.heal()
     assert client.get_all_flags("ada") == EXPECTED
+
+
+def test_events__of_the_sdk__are_taken(shop: Stage, connect: Connect) -> None:
+    """What the SDK reports of flags that were read, and of users, is answered well."""
+    refused: list[object] = []
+    client = connect(shop, send=True, sync_mode=True, on_error=lambda error, batch: refused.append(error))
+    assert client.get_feature_flag("on", "ada") is True
+    client.capture("bought", distinct_id="ada")
+    assert refused == []
+    assert shop.metric("event_requests_total", 'outcome="discarded"') == 2
+
+
+def test_rate__that_is_exceeded__gives_no_flags_for_a_while(
+    stage: MakeStage, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that asks too often is told 429; it has no flags then, and does not try again by itself."""
+    client = connect(stage(*every_kind_of_flag(), settings=("limits.token=1/second",)))
+    until(lambda: not client.get_all_flags("ada"))
+    assert "429" in caplog.text
+    until(lambda: client.get_all_flags("ada"))
+
+
+async def test_async_client__told_everything__has_the_same_flags(server: ServerProcess) -> None:
+    """The SDK's client for asyncio reads values, variants and payloads of one answer, and of the flags asked for."""
+    async with AsyncPosthog(TOKEN, host=server.url, send=False) as client:
+        flags = await client.evaluate_flags("ada")
+        assert {key: flags.get_flag(key) for key in flags.keys} == EXPECTED
+        assert flags.get_flag_payload("split") == {"width": 3}
+        asked = await client.evaluate_flags("ada", flag_keys=["in-team"], groups={"team": "t1"})
+        assert {key: asked.get_flag(key) for key in asked.keys} == {"in-team": True}
+
+
+async def test_async_client__while_persons_are_gone__has_the_exact_flags(shop: Stage) -> None:
+    """A flag that could not be told has no value and is not enabled; all others are what they were."""
+    async with AsyncPosthog(TOKEN, host=shop.url, send=False) as client:
+        shop.lose(*FACTS)
+        flags = await client.evaluate_flags("ada")
+        assert {key: flags.get_flag(key) for key in flags.keys} == WITHOUT_FACTS
+        assert (flags.get_flag("paid"), flags.is_enabled("paid")) == (None, False)
+
+
+async def test_async_client__with_a_wrong_token__has_no_flags(
+    server: ServerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told 401, and goes on without flags."""
+    async with AsyncPosthog("phc_wrong", host=server.url, send=False) as client:
+        assert not (await client.evaluate_flags("ada")).keys
+    assert "status=401" in caplog.text
