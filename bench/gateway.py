@@ -71,6 +71,7 @@ async def serve(kind: str, engine_name: str, definitions: str) -> None:
     """Answer on a free port, which is printed, until told to stop."""
     overrides = [f"store.url=file:{definitions}", "proxies.trusted=127.0.0.1", "limits.address=1000000/second"]
     overrides += ["limits.token=1000000/second", "limits.definitions=", "limits.conditional_definitions="]
+    overrides += ["concurrency.definitions=1000", "concurrency.bootstrap=1000"]
     settings = load(None, {}, [*overrides, "concurrency.mode=fixed"]).settings
     set_up_logging(settings.log, is_batched=True)
     live, clock, metrics = Live(settings), SystemClock(), Metrics()

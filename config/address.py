@@ -6,6 +6,7 @@ No connecting here. Invariant: no text made of an address holds its password.
 import re
 from collections.abc import Iterator
 from typing import Final
+from urllib.parse import urlsplit
 
 POSTGRES_SCHEMES: Final = ("postgresql", "postgres")
 REDIS_SCHEMES: Final = ("redis", "rediss", "redis+sentinel", "redis+cluster")
@@ -84,6 +85,27 @@ def redis_problems(address: Address) -> Iterator[str]:
         yield f"starts with none of {', '.join(f'{scheme}://' for scheme in REDIS_SCHEMES)}"
     elif address:
         yield from _url_problems(address)
+
+
+def upstream_problems(address: Address) -> Iterator[str]:
+    """Why no events can be sent there."""
+    text = address.reveal()
+    if not address:
+        return
+    if address.scheme not in ("http", "https"):
+        yield "starts with neither http:// nor https://"
+        return
+    try:
+        url = urlsplit(text)
+        is_host = bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_host = False
+    if not is_host or re.search(r"[^!-~]", text):
+        yield f"names nothing after {address.scheme}:// that a request can go to"
+    elif "@" in url.netloc:
+        yield "has a user or a password, and events are sent without"
+    elif "?" in text or "#" in text:
+        yield "has more than a host, a port and a path"
 
 
 def _url_problems(address: Address) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from config.address import Address
+from config.address import Address, upstream_problems
 from config.rates import Rates, RateTable
 
 PERIODS: Final = ("day", "month")
@@ -139,9 +139,10 @@ class Streams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=0.1,
             le=86_400,
             description="Age at which a stream is ended, less up to a quarter by chance; its client comes back, maybe "
-            "to another instance. Spreads streams evenly after some instances were replaced.",
+            "to another instance. Spreads streams evenly after some instances were replaced. Some clients call "
+            "themselves stale when a stream ends, hence four hours.",
         ),
-    ] = 900.0
+    ] = 14_400.0
     spread_ms: Annotated[
         int,
         Meta(
@@ -168,16 +169,16 @@ class Capture(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Address,
         Meta(
             description="Where events go on to, such as `https://events.example.com`; their path is put after it. "
-            "They go as they came, with the address of the client, and at most once. Empty: they are counted and "
-            "dropped.",
+            "They go as they came, with the address of the client, and at most once. Without a user or a password. "
+            "Empty: they are counted and dropped.",
         ),
     ] = Address("")
     persons: Annotated[
         bool,
         Meta(
             description="Whether events that identify persons and groups (`$identify`, `$set`, `$groupidentify`, "
-            "aliases) update the store. Off, because whoever knows a project's public token could then write what its "
-            "flags are decided by.",
+            "aliases) update the store, which must not be a file. Off, because whoever knows a project's public token "
+            "could then write what its flags are decided by.",
         ),
     ] = False
     max_buffered_bytes: Annotated[
@@ -185,8 +186,8 @@ class Capture(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             le=1 << 40,
-            description="What may wait in one worker to go upstream; what comes beyond is dropped, and counted. The "
-            "default is 16 MiB.",
+            description="What may wait in one worker to go upstream, and as much again to be stored; what comes "
+            "beyond is dropped, and counted. The default is 16 MiB.",
         ),
     ] = 16 << 20
     max_in_flight: Annotated[
@@ -208,7 +209,7 @@ class Capture(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 10_000
 
 
-def client_problems(quota: Quota, capture: Capture) -> Iterator[tuple[tuple[str, ...], str]]:
+def client_problems(quota: Quota, capture: Capture, store: Address) -> Iterator[tuple[tuple[str, ...], str]]:
     """What is wrong or contradicts itself: the settings concerned, and why."""
     for name, value in (("project", quota.project), ("projects", quota.projects)):
         for problem in value.problems():
@@ -218,7 +219,7 @@ def client_problems(quota: Quota, capture: Capture) -> Iterator[tuple[tuple[str,
         if item.GRANULARITY.name not in PERIODS or item.multiples != 1:
             yield ("quota.project", "quota.projects"), f"a quota is per {' or per '.join(PERIODS)}"
             break
-    if capture.upstream and capture.upstream.scheme not in ("http", "https"):
-        yield ("capture.upstream",), "starts with neither http:// nor https://"
-    elif capture.upstream and not capture.upstream.path.strip("/"):
-        yield ("capture.upstream",), f"names nothing after {capture.upstream.scheme}://"
+    for problem in upstream_problems(capture.upstream):
+        yield ("capture.upstream",), problem
+    if capture.persons and store.scheme == "file":
+        yield ("capture.persons", "store.url"), "a file is only read: nothing that events say can be stored there"

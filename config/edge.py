@@ -214,7 +214,7 @@ class Concurrency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Meta(
             ge=1,
             le=100_000,
-            description="Streams of events open at once; they hold their place as long as they are open.",
+            description="Streams of events open at once. One more is told when to come back, and ended.",
         ),
     ] = 1000
     capture: Annotated[

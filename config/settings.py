@@ -79,6 +79,15 @@ class Snapshots(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "default is 1 GiB; the ones not asked for longest go first.",
         ),
     ] = 1 << 30
+    max_local_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 10,
+            le=1 << 40,
+            description="What is prepared for SDKs that evaluate by themselves, and for remote config, may occupy. The "
+            "default is 256 MiB; what was not asked for longest goes first, and is made again when asked for.",
+        ),
+    ] = 256 << 20
     unknown_token_ttl_s: Annotated[
         float,
         Meta(
@@ -126,7 +135,8 @@ class Requests(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=0,
             le=60_000,
             description="Part of the budget kept back to answer: what a store has not delivered by then counts as "
-            "missing. Must be below `requests.budget_ms`.",
+            "missing. At most half of a budget that a client or `bootstrap.budget_ms` shortened. Must be below "
+            "`requests.budget_ms`.",
         ),
     ] = 50
     max_body_bytes: Annotated[
@@ -267,7 +277,10 @@ def check(settings: Settings) -> list[Problem]:
             Problem(paths, message)
             for paths, message in edge_problems(settings.limits, settings.concurrency, settings.redis.url)
         ),
-        *(Problem(paths, message) for paths, message in client_problems(settings.quota, settings.capture)),
+        *(
+            Problem(paths, message)
+            for paths, message in client_problems(settings.quota, settings.capture, settings.store.url)
+        ),
         *(Problem(paths, message) for paths, message in api_problems(settings.api)),
         *_request_problems(settings.requests),
         *_breaker_problems(settings.breakers),

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocketClose
 from config.reload import Live
 from gateway import wiring
 from gateway.api.app import ManagementApi
-from gateway.endpoints import flags, ops
+from gateway.endpoints import bootstrap, capture, definitions, documents, flags, ofrep, ops, remote_config, streams
 from gateway.endpoints.methods import Methods
 from gateway.errors import NotFound
 from gateway.metrics import Metrics
@@ -23,19 +23,45 @@ from gateway.middleware.body_limit import LimitBody
 from gateway.middleware.boundary import ErrorBoundary
 from gateway.middleware.client_ip import FindClient
 from gateway.middleware.cors import AllowOrigins
-from gateway.middleware.paths import is_managed
+from gateway.middleware.paths import CAPTURES, QUIET, STREAM, is_managed
 from gateway.middleware.rate_limit import LimitRate
 from gateway.middleware.record import RecordRequests
 from gateway.middleware.wire_guard import WireGuard
 from gateway.ports import Clock, SystemClock
 
 _FLAGS = Methods(GET=flags.minimal, HEAD=flags.head, POST=flags.evaluate)
+_DEFINITIONS = Methods(GET=definitions.local_evaluation)
+_REMOTE_CONFIG = Methods(GET=remote_config.remote_config)
+_STREAM = Methods(GET=streams.listen, HEAD=streams.head)
+_CAPTURE = Methods(GET=capture.capture, HEAD=capture.head, POST=capture.capture)
+_NOTHING = Methods(GET=documents.nothing)
+_BOOTSTRAP = Methods(GET=bootstrap.get, POST=bootstrap.post)
+
+_ALL_FLAGS = Methods(POST=ofrep.bulk)
+_ONE_FLAG = Methods(POST=ofrep.single)
 
 ROUTES = [
     Route("/flags/", _FLAGS),
     Route("/flags", _FLAGS),
     Route("/decide/", _FLAGS),
     Route("/decide", _FLAGS),
+    Route(ofrep.BULK + "/", _ALL_FLAGS),
+    Route(ofrep.BULK, _ALL_FLAGS),
+    Route(ofrep.SINGLE + "{key:path}", _ONE_FLAG),
+    Route(STREAM + "/", _STREAM),
+    Route(STREAM, _STREAM),
+    Route("/bootstrap/", _BOOTSTRAP),
+    Route("/bootstrap", _BOOTSTRAP),
+    Route("/flags/definitions/", _DEFINITIONS),
+    Route("/flags/definitions", _DEFINITIONS),
+    Route("/api/feature_flag/local_evaluation/", _DEFINITIONS),
+    Route("/api/feature_flag/local_evaluation", _DEFINITIONS),
+    Route("/api/projects/{project}/feature_flags/{key}/remote_config/", _REMOTE_CONFIG),
+    Route("/api/projects/{project}/feature_flags/{key}/remote_config", _REMOTE_CONFIG),
+    Route("/array/{token}/config.js", Methods(GET=documents.script)),
+    Route("/array/{token}/config", Methods(GET=documents.config)),
+    *(Route(path + slash, _NOTHING) for path in QUIET for slash in ("/", "")),
+    *(Route(path + slash, _CAPTURE) for path in CAPTURES for slash in ("/", "")),
     Route("/_readiness", Methods(GET=ops.readiness)),
     Route("/_liveness", Methods(GET=ops.liveness)),
     Route("/", Methods(GET=ops.root)),
@@ -86,12 +112,15 @@ class ByPath:
 
     def __init__(self, router: Router) -> None:
         self._router = router
-        self._apps = {route.path: route.app for route in ROUTES}
+        self._apps = {route.path: route.app for route in ROUTES if not route.param_convertors}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._apps.get(scope["path"]) if scope["type"] == "http" else None
-        if app is None and scope["type"] == "http" and is_managed(scope["path"]):
-            app = scope["state"]["api"]
+        if app is None and scope["type"] == "http":
+            if scope["path"].startswith(ofrep.SINGLE):
+                app = _ONE_FLAG
+            elif is_managed(scope["path"]):
+                app = scope["state"]["api"]
         await (app or self._router)(scope, receive, send)
 
 

@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from config.reload import Live
-from gateway.errors import GatewayError, NotFound, reject
+from gateway.errors import GatewayError, NotFound
+from gateway.refusing import reject
 from gateway.slow_limits import SlowLimits
 from gateway.wire.forwarded import origin_of
 

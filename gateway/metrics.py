@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from importlib.metadata import version
-from typing import Final, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -24,17 +24,21 @@ STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx", "gone")
 PARTS: Final = ("person", "group", "override")
 CAUSES: Final = ("timeout", "database_unavailable", "database_error", "hash_key_override_error", "other")
 SOURCES: Final = ("redis", "store", "disk")
-DEPENDENCIES: Final = ("definitions", "persons", "writer", "redis", "limits")
+DEPENDENCIES: Final = ("definitions", "persons", "writer", "keys", "redis", "limits", "quota", "capture")
 LOAD_OUTCOMES: Final = ("hit", "miss", "error")
 FILL_OUTCOMES: Final = ("written", "unneeded", "limited", "failed")
 WRITE_OUTCOMES: Final = ("written", "retried", "failed", "dropped")
+EVENT_OUTCOMES: Final = ("forwarded", "refused", "failed", "full", "open", "stopped", "looped", "discarded")
+LEARNED: Final = ("stored", "refused", "unknown", "full", "oversized", "undecodable", "failed", "stopped")
 CALL_OUTCOMES: Final = ("ok", "timeout", "error", "gone", "open", "busy", "skipped")
 BREAKER_STATES: Final = ("closed", "open", "half_open")
 LIMITS: Final = ("address", "token", "definitions", "remote_config")
 LIMITED: Final = ("warned", "denied", "would_deny", "suspended")
+SYNC_OUTCOMES: Final = ("ok", "refused", "failed")
 PARTITIONS: Final = ("flags", "definitions", "bootstrap", "streams", "capture", "management")
 SHED_REASONS: Final = ("full", "late", "dropped")
 CONNECTION_ENDS: Final = ("evicted", "overdue")
+StreamEnd = Literal["gone", "age", "leaving", "disabled", "unknown", "slow", "cut_off"]
 FEEDS: Final = ("postgres", "redis", "sqlite")
 MAX_EDIT_AGE_S: Final = 86_400.0
 
@@ -118,6 +122,10 @@ class Metrics(Families):
         self.compile_problems = self._gauge("compile_problems", "Problems in the definitions of the projects held.")
         self.snapshot_builds = self._counter("snapshot_builds_total", "Snapshots compiled.")
         self.snapshot_evictions = self._counter("snapshot_evictions_total", "Snapshots pushed out by others.")
+        self.local_definitions_bytes = self._gauge("local_definitions_bytes", "What is prepared for SDKs occupies.")
+        self._local_builds = self._counter(
+            "local_definitions_built_total", "Definitions prepared for SDKs that evaluate by themselves.", ("outcome",)
+        )
         self.unknown_tokens = self._counter("unknown_tokens_total", "Requests with a token of no project.")
         self._reads = self._hot_counter(
             "snapshot_reads_total", "Answers by where their snapshot came from.", ("source",)
@@ -146,6 +154,11 @@ class Metrics(Families):
         )
         self.tasks = self._gauge("tasks", "Tasks in the event loop: what is under way, of all kinds.")
         self.disk_writable = self._gauge("disk_writable", "Whether last known good definitions are being kept.")
+        self._events = self._counter("event_requests_total", "Requests with events by their fate.", ("outcome",))
+        self.event_bytes = self._counter("event_bytes_total", "What requests with events brought, as received.")
+        self.event_bytes_buffered = self._gauge("event_bytes_buffered", "What waits to go upstream, or is on its way.")
+        self._learned = self._counter("learned_total", "Updates of persons and groups from events.", ("outcome",))
+        self.learning_waiting = self._gauge("learning_waiting", "Persons and groups that wait to be stored.")
         self._limited = self._counter(
             "rate_limited_total", "Requests near a rate or beyond it, by what was done.", ("limit", "outcome")
         )
@@ -159,6 +172,10 @@ class Metrics(Families):
         self.fleet_limit_fallbacks = self._counter(
             "fleet_limit_fallbacks_total", "Decisions on a rate that Redis was to make and did not."
         )
+        self.over_quota = self._counter("over_quota_total", "Requests of projects that had no quota left.")
+        self.quota_projects = self._gauge("quota_projects", "Projects whose use is counted here.")
+        self._quota_syncs = self._counter("quota_syncs_total", "Rounds of sharing what was used.", ("outcome",))
+        self.quota_lost = self._counter("quota_lost_total", "What was used and may be missing in the shared count.")
         self._shed = self._counter("shed_total", "Requests refused because of too many.", ("partition", "reason"))
         self._concurrency = self._gauge(
             "concurrency", "Requests in hand, in line, and how many may be in hand.", ("partition", "what")
@@ -168,6 +185,8 @@ class Metrics(Families):
         self._connections_ended = self._counter(
             "connections_ended_total", "Connections that the service ended for a reason.", ("reason",)
         )
+        self.streams = self._gauge("streams", "Streams of events that are open.")
+        self._streams_ended = self._counter("streams_ended_total", "Streams of events by why they ended.", ("reason",))
         self.loop_lag_s = self._gauge("loop_lag_seconds", "How late the event loop came to its last sweep.")
         self.resident_bytes = self._gauge("resident_bytes", "Memory that the worker occupies.")
         self.settings_generation = self._gauge("settings_generation", "Which settings are in force in the worker.")
@@ -182,11 +201,16 @@ class Metrics(Families):
         self._missing_of = {(part, cause): self._missing.labels(part, cause) for part in PARTS for cause in CAUSES}
         self._read_of = bound(self._reads, SOURCES)
         self._load_of = {(tier, end): self._loads.labels(tier, end) for tier in SOURCES for end in LOAD_OUTCOMES}
+        self._local_build_of = bound(self._local_builds, ("ok", "failed"))
         self._limited_of = {(limit, end): self._limited.labels(limit, end) for limit in LIMITS for end in LIMITED}
         self._shed_of = {(part, why): self._shed.labels(part, why) for part in PARTITIONS for why in SHED_REASONS}
+        self._quota_sync_of = bound(self._quota_syncs, SYNC_OUTCOMES)
         self._connection_end_of = bound(self._connections_ended, CONNECTION_ENDS)
+        self._stream_end_of = bound(self._streams_ended, get_args(StreamEnd))
         self._fill_of = bound(self._fills, FILL_OUTCOMES)
         self._change_of = bound(self._changes, FEEDS)
+        self._event_of = bound(self._events, EVENT_OUTCOMES)
+        self._learned_of = bound(self._learned, LEARNED)
         self._turn_of = {(name, to): self._turns.labels(name, to) for name in DEPENDENCIES for to in BREAKER_STATES}
         self._write_of = bound(self._writes, WRITE_OUTCOMES)
         self._call_of = {(name, end): self._calls.labels(name, end) for name in DEPENDENCIES for end in CALL_OUTCOMES}
@@ -269,14 +293,29 @@ class Metrics(Families):
         for what, number in (("limit", limit), ("in_flight", in_flight), ("queued", queued)):
             self._concurrency.labels(partition, what).set(number)
 
+    def quota_synced(self, outcome: str) -> None:
+        self._quota_sync_of[outcome].inc()
+
+    def local_definitions_built(self, outcome: str) -> None:
+        self._local_build_of[outcome].inc()
+
     def connections(self, state: str, number: int) -> None:
         self._connections.labels(state).set(number)
 
     def connection_ended(self, reason: str) -> None:
         self._connection_end_of[reason].inc()
 
+    def stream_ended(self, reason: StreamEnd) -> None:
+        self._stream_end_of[reason].inc()
+
     def override_write(self, outcome: str, writes: int = 1) -> None:
         self._write_of[outcome].inc(writes)
+
+    def event_request(self, outcome: str) -> None:
+        self._event_of[outcome].inc()
+
+    def learned(self, outcome: str, updates: int = 1) -> None:
+        self._learned_of[outcome].inc(updates)
 
     def heartbeat(self, task: str, age_s: float) -> None:
         self._heartbeat.labels(task).set(age_s)

@@ -90,15 +90,20 @@ class SystemClock:
 class Deadline:
     """The moment by which a request must be answered, measured from its arrival."""
 
-    __slots__ = ("_clock", "_ends_at")
+    __slots__ = ("_clock", "_ends_at", "budget_s")
 
     def __init__(self, clock: Clock, budget_s: float) -> None:
         self._clock = clock
+        self.budget_s = budget_s
         self._ends_at = clock.monotonic() + budget_s
 
     def remaining_s(self) -> float:
         """Seconds left; negative once it has passed."""
         return self._ends_at - self._clock.monotonic()
+
+    def within(self, most_s: float) -> "Deadline":
+        """This deadline, or the one in `most_s` from now if that is sooner."""
+        return Deadline(self._clock, min(most_s, self.remaining_s()))
 
     def __repr__(self) -> str:
         return f"<Deadline {self.remaining_s() * 1000:.0f} ms left>"
@@ -143,6 +148,30 @@ class TransferStore(Protocol):
 
     async def export_projects(self) -> list[WholeProject]:
         """Everything stored, in an order that depends on nothing else."""
+        ...
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Units of a quota that a project used in a period, whose count is kept for so many seconds more."""
+
+    token: str
+    period: str
+    units: int
+    ttl_s: int
+
+
+class UsageCounter(Protocol):
+    """What all processes used together."""
+
+    async def reach(self) -> None:
+        """Returns when there is somebody to count."""
+        ...
+
+    async def add(self, usages: Sequence[Usage]) -> Sequence[int | None]:
+        """The total of each of them after its units were added; None where it is certain that they were not.
+
+        After an error nobody knows what was added and what was not.
+        """
         ...
 
 

@@ -70,6 +70,7 @@ class RequestRecord:
         "flags",
         "is_cancelled",
         "is_near_limit",
+        "is_stream",
         "method",
         "missing",
         "path",
@@ -112,6 +113,8 @@ class RequestRecord:
         self.error: str | None = None
         self.is_cancelled = False
         self.is_near_limit = False
+        self.is_stream = False
+        """Whether the answer goes on for as long as its client stays; then it has been given once it begins."""
         self.waited_s = 0.0
         """For the client's body and for stores; the rest was spent in this process."""
         self.token: str | None = None

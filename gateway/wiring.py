@@ -7,16 +7,16 @@ waits for a server, so that the process starts, and answers, with everything beh
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Final, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
 from msgspec.structs import replace
 
-from config.backends import Breakers, Pool
 from config.reload import Live
 from config.settings import Settings
 from gateway.builder_metrics import BuilderMetrics
 from gateway.building_ports import BuildStore, Shelf
 from gateway.editing_ports import ManagedStore
+from gateway.guards import Guards
 from gateway.metrics import Metrics
 from gateway.ports import (
     ChangeFeed,
@@ -28,28 +28,28 @@ from gateway.ports import (
     SystemClock,
     TransferStore,
 )
-from gateway.resilience.breaker import Breaker, BreakerPolicy, State
-from gateway.resilience.bulkhead import Bulkhead
-from gateway.resilience.guard import Guard
 from gateway.resilience.token_bucket import TokenBucket
 from gateway.services.builder import Builder
 from gateway.services.changes import ChangeListener
 from gateway.services.compiling import Compiler
+from gateway.services.credentials import CredentialService, token_finder
 from gateway.services.definitions import DefinitionService, Shared
 from gateway.services.facts import FactsService
 from gateway.services.flags import FlagService
+from gateway.services.forwarding import ForwardingService
+from gateway.services.keys import KeyService
+from gateway.services.learning import LearningService
 from gateway.services.limits import FleetLimiter, LimitService
+from gateway.services.local_definitions import LocalDefinitionService
 from gateway.services.overrides import OverrideService
-from gateway.services.quota import QuotaService
+from gateway.services.quota import QuotaService, SharedCounter
 from gateway.services.snapshots import SnapshotService
+from gateway.services.streams import StreamService
 from gateway.stores.file import FileStore
 from gateway.stores.sqlite import SqliteStore
 from gateway.stores.sqlite_feed import SqliteFeed
-from gateway.telemetry import log_event
+from gateway.wire.etags import etag_of
 from gateway.wire.flags import encode_result
-
-QUEUED_PER_SLOT: Final = 16
-"""Calls that may wait for each connection of a pool; the wait itself is bounded by the time each of them has left."""
 
 
 class Store(DefinitionStore, FactsStore, OverrideStore, TransferStore, Protocol):
@@ -69,10 +69,17 @@ class Services(TypedDict):
     """What endpoints find in the state of a request."""
 
     live: Live
+    clock: Clock
     metrics: Metrics
     snapshots: SnapshotService
     flags: FlagService
     limits: LimitService
+    credentials: CredentialService
+    local_definitions: LocalDefinitionService
+    quota: QuotaService
+    streams: StreamService
+    forwarding: ForwardingService | None
+    learning: LearningService | None
     managed: ManagedStore | None
 
 
@@ -100,7 +107,7 @@ async def open_services(
             building = BuilderMetrics()
             metrics.render_beside(building)
             await enter(open_builder(store.builds, settings, clock, building))
-        guards = _Guards(settings.breakers, clock, metrics)
+        guards = Guards(settings.breakers, clock, metrics)
         definitions = DefinitionService(
             store,
             await enter(guards.of_pool("definitions", settings.definitions_pool)),
@@ -130,11 +137,32 @@ async def open_services(
         )
         metrics.at_scrape(lambda: metrics.override_writes_queued.set(overrides.queued))
         metrics.at_scrape(lambda: metrics.tasks.set(len(asyncio.all_tasks())))
-        quota = QuotaService(live, clock)
-        flags = FlagService(snapshots, facts, overrides, quota, clock, metrics)
+        quota = await enter(QuotaService(live, clock, metrics, await _open_counter(opened, settings, guards)))
+        flags = FlagService(snapshots, facts, overrides, quota, clock=clock, metrics=metrics)
         limits = LimitService(live, clock, metrics, await _open_fleet(opened, settings, guards))
+        streams = await enter(StreamService(snapshots, live, clock, metrics))
+        keys = None if store.managed is None else KeyService(store.managed, clock)
+        keys_guard = await enter(guards.of_pool("keys", settings.writer_pool))
+        credentials = CredentialService(keys, token_finder(store, store.managed), keys_guard, live, clock)
+        local_definitions = await enter(LocalDefinitionService(etag_of, settings.snapshots, metrics))
+        learning = None
+        if settings.capture.persons and store.managed is not None:
+            learning = await enter(LearningService(store.managed, flags.find, clock, metrics, settings.capture))
+            metrics.at_scrape(lambda: metrics.learning_waiting.set(learning.waiting if learning else 0))
         yield Services(
-            live=live, metrics=metrics, snapshots=snapshots, flags=flags, limits=limits, managed=store.managed
+            live=live,
+            clock=clock,
+            metrics=metrics,
+            snapshots=snapshots,
+            flags=flags,
+            limits=limits,
+            credentials=credentials,
+            local_definitions=local_definitions,
+            quota=quota,
+            streams=streams,
+            forwarding=await _open_forwarding(opened, settings, guards, metrics),
+            learning=learning,
+            managed=store.managed,
         )
 
 
@@ -175,51 +203,22 @@ async def _open_shelf(opened: AsyncExitStack, settings: Settings) -> Shelf | Non
     return await opened.enter_async_context(RedisShelf(replace(settings.redis, max_connections=most)))
 
 
-class _Guards:
-    """Makes the guard of each dependency, with its doings counted."""
+async def _open_forwarding(
+    opened: AsyncExitStack, settings: Settings, guards: Guards, metrics: Metrics
+) -> ForwardingService | None:
+    capture = settings.capture
+    if not capture.upstream:
+        return None
+    from gateway.stores.http_upstream import HttpUpstream
 
-    def __init__(self, breakers: Breakers, clock: Clock, metrics: Metrics) -> None:
-        self._breakers = breakers
-        self._clock = clock
-        self._metrics = metrics
-
-    def of_pool(self, name: str, pool: Pool) -> Guard:
-        """A call is slow from half of what it may take."""
-        return self.make(name, pool.max_connections, (pool.acquire_timeout_ms + pool.statement_timeout_ms) / 2)
-
-    def make(self, name: str, slots: int, slow_ms: float) -> Guard:
-        metrics, settings = self._metrics, self._breakers
-        policy = BreakerPolicy(
-            window_s=settings.window_s,
-            min_calls=settings.min_calls,
-            failure_ratio=settings.failure_ratio,
-            slow_ratio=settings.slow_ratio,
-            slow_after_s=slow_ms / 1000,
-            open_s=settings.open_s,
-            max_open_s=settings.max_open_s,
-        )
-
-        def on_change(state: State) -> None:
-            metrics.breaker_changed(name, state)
-            log_event("breaker_changed", dependency=name, state=state.value)
-
-        guard = Guard(
-            name,
-            Breaker(policy, self._clock, on_change=on_change),
-            Bulkhead(slots, slots * QUEUED_PER_SLOT, self._clock),
-            self._clock,
-            on_call=lambda outcome, waited_s, took_s: metrics.called(name, outcome, waited_s, took_s),
-        )
-
-        def measure() -> None:
-            metrics.breaker_state(name, guard.breaker.state)
-            metrics.calls_queued(name, guard.bulkhead.queued)
-
-        metrics.at_scrape(measure)
-        return guard
+    upstream = await opened.enter_async_context(HttpUpstream(capture))
+    guard = await opened.enter_async_context(guards.make("capture", capture.max_in_flight, capture.timeout_ms / 2))
+    forwarding = await opened.enter_async_context(ForwardingService(upstream, guard, metrics, capture))
+    metrics.at_scrape(lambda: metrics.event_bytes_buffered.set(forwarding.buffered_bytes))
+    return forwarding
 
 
-async def _open_shared(opened: AsyncExitStack, settings: Settings, clock: Clock, guards: _Guards) -> Shared | None:
+async def _open_shared(opened: AsyncExitStack, settings: Settings, clock: Clock, guards: Guards) -> Shared | None:
     redis = settings.redis
     if not redis.url:
         return None
@@ -237,7 +236,7 @@ async def _open_shared(opened: AsyncExitStack, settings: Settings, clock: Clock,
     )
 
 
-async def _open_fleet(opened: AsyncExitStack, settings: Settings, guards: _Guards) -> FleetLimiter | None:
+async def _open_fleet(opened: AsyncExitStack, settings: Settings, guards: Guards) -> FleetLimiter | None:
     redis = settings.redis
     if not redis.url or redis.url.scheme == "redis+cluster":
         return None
@@ -247,6 +246,18 @@ async def _open_fleet(opened: AsyncExitStack, settings: Settings, guards: _Guard
     return await opened.enter_async_context(
         RedisLimiter(redis, guard, timeout_s=(redis.timeout_ms + redis.connect_timeout_ms) / 1000)
     )
+
+
+async def _open_counter(opened: AsyncExitStack, settings: Settings, guards: Guards) -> SharedCounter | None:
+    redis = settings.redis
+    if not redis.url:
+        return None
+    from gateway.stores.redis_quota import RedisQuota
+
+    counter = await opened.enter_async_context(RedisQuota(redis))
+    # One call at a time, by a task of its own.
+    guard = await opened.enter_async_context(guards.make("quota", 1, redis.timeout_ms / 2))
+    return SharedCounter(counter, guard, timeout_s=(redis.timeout_ms + redis.connect_timeout_ms) / 1000)
 
 
 async def _open_disk(

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("config", "evaluator", "gateway")
 TOP_LEVEL = {
     ".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile",
-    "README.md", "bench", "config", "deploy", "docs", "evaluator", "gateway", "pyproject.toml", "tests",
+    "README.md", "bench", "config", "deploy", "docs", "evaluator", "examples", "gateway", "pyproject.toml", "tests",
 }  # fmt: skip
 MAX_LINES = 350
 LONGER_FOR_A_REASON = {

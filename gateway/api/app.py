@@ -25,9 +25,9 @@ from gateway.errors import (
     NotAuthenticated,
     NotFound,
     ReadOnlyStore,
-    reject,
 )
 from gateway.ports import Clock, SystemClock
+from gateway.refusing import reject
 from gateway.services.editing import EditingService
 from gateway.services.editing_references import ItemKind
 from gateway.services.keys import KeyService

@@ -19,7 +19,8 @@ from config.management import Api
 from evaluator.definitions import decode
 from evaluator.types import Problem
 from gateway.editing_ports import Actor, Item, ManagedStore, PersonalKey
-from gateway.errors import Headers, Invalid, StoreError, Unavailable
+from gateway.errors import Invalid, StoreError, Unavailable
+from gateway.refusing import Headers
 from gateway.services.editing import EditingService
 from gateway.services.editing_references import ItemKind
 from gateway.services.keys import KeyService

@@ -21,7 +21,7 @@ from config.reload import Live
 from config.settings import Settings
 from gateway.commands import CommandFailed
 from gateway.editing_ports import Actor
-from gateway.errors import Message, Send
+from gateway.refusing import Message, Send
 from gateway.telemetry import TextFormatter, logger
 
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024

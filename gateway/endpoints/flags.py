@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gateway.endpoints.methods import JsonBytes
+from gateway.endpoints.provenance import degraded, note_snapshot
 from gateway.metrics import Metrics, Phase
 from gateway.services.flags import FlagService
 from gateway.services.limits import LimitService
@@ -37,9 +38,8 @@ async def evaluate(request: Request) -> ASGIApp:
     if query.token:
         await limits.check_token(query.token, record)
     answer = await service.answer(query.token, query.context, record.deadline, disable_flags=query.disable_flags)
-    snapshot, missing, age_ms = answer.snapshot, answer.missing, int(answer.age_s * 1000)
-    record.project_id, record.snapshot_version = snapshot.project_id, snapshot.version
-    record.snapshot_source, record.snapshot_age_ms = answer.source, age_ms
+    snapshot, missing = answer.snapshot, answer.missing
+    provenance = note_snapshot(record, snapshot, answer.source, answer.age_s)
     record.flags, record.missing = len(answer.outcomes), missing
     record.waited_s += answer.waited_s
     answered_s = record.duration_s()
@@ -50,14 +50,10 @@ async def evaluate(request: Request) -> ASGIApp:
         request_id=record.request_id,
         evaluated_at_ms=int(answer.evaluated_at.timestamp() * 1000),
         config_for_flags=bool(snapshot.flags) if query.with_config else None,
+        is_over_quota=answer.is_over_quota,
     )
     metrics.phase(Phase.ENCODE, record.duration_s() - answered_s)
-    headers = [
-        (b"x-flagstone-snapshot", b"%d; age_ms=%d; source=%s" % (snapshot.version, age_ms, answer.source.encode()))
-    ]
-    if missing is not None:
-        headers.append((b"x-flagstone-degraded", missing.encode()))
-    return JsonBytes(body, *headers)
+    return JsonBytes(body, provenance, *degraded(missing))
 
 
 async def minimal(request: Request) -> Response:

@@ -31,11 +31,25 @@ class JsonBytes:
         await send({"type": "http.response.body", "body": self._body})
 
 
+class NotModified:
+    """An answer to somebody who has the present one already."""
+
+    __slots__ = ("_headers",)
+
+    def __init__(self, *headers: tuple[bytes, bytes]) -> None:
+        self._headers = headers
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 304, "headers": list(self._headers)})
+        await send({"type": "http.response.body"})
+
+
 class Methods:
     """HEAD is answered by the handler for GET unless it has its own; the engine leaves out the body."""
 
     def __init__(self, **handlers: Handler) -> None:
-        self._handlers = {"HEAD": handlers["GET"], "OPTIONS": self._options, **handlers}
+        of_get = {"HEAD": handlers["GET"]} if "GET" in handlers else {}
+        self._handlers = {**of_get, "OPTIONS": self._options, **handlers}
         self.methods = tuple(name for name in ("GET", "POST", "OPTIONS", "HEAD") if name in self._handlers)
         self._allow = ", ".join(self.methods)
 

@@ -11,17 +11,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config.edge import Concurrency
 from config.reload import Live
-from gateway.errors import Overloaded, cors_headers, reject, with_cors
+from gateway.errors import Overloaded
 from gateway.metrics import Metrics
 from gateway.middleware.paths import partition_of
 from gateway.middleware.rate_limit import EXEMPT
 from gateway.ports import Clock
+from gateway.refusing import cors_headers, reject, with_cors
 from gateway.resilience.adaptive import AdaptiveLimit, FixedLimit, Limit
 from gateway.resilience.gate import Gate, Shed, Ticket
 from gateway.telemetry import RequestRecord
 
 _FIXED: Final = ("definitions", "bootstrap", "streams", "capture", "management")
 """Partitions beside that of flags, each with a setting of its own."""
+_TURNED_AWAY: Final = 100
+"""Streams at once beyond those for which there is room: each is told when to come back, and ends at once."""
 _UNLIMITED: Final = 1 << 30
 _BUSY_RATIO: Final = 0.5
 """Of a core: below it, the loop is late because of something else than work, and once says nothing."""
@@ -175,7 +178,8 @@ class Admission:
             begin = min(max(settings.limit, settings.floor), settings.ceiling)
             lag_s = settings.max_lag_ms / 1000
             flags = AdaptiveLimit(settings.floor, settings.ceiling, begin, self._clock, max_lag_s=lag_s)
-        return {"flags": flags, **{name: FixedLimit(getattr(settings, name)) for name in _FIXED}}
+        limits: dict[str, Limit] = {name: FixedLimit(getattr(settings, name)) for name in _FIXED}
+        return {**limits, "flags": flags, "streams": FixedLimit(settings.streams + _TURNED_AWAY)}
 
     def _follow(self, settings: Concurrency) -> None:
         """Put a reload in force; what is under way stays, and so does what was learned unless it was about this."""

@@ -11,8 +11,9 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.settings import Requests
-from gateway.errors import BodyTimeout, BodyTooLarge, GatewayError, Overloaded, UnreadableBody, reject
+from gateway.errors import BodyTimeout, BodyTooLarge, GatewayError, Overloaded, UnreadableBody
 from gateway.middleware.paths import is_managed
+from gateway.refusing import reject
 from gateway.telemetry import RequestRecord
 
 MIN_BYTES_PER_S: Final = 8 * 1024

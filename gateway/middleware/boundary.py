@@ -8,7 +8,8 @@ import logging
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import GatewayError, InternalError, reject
+from gateway.errors import GatewayError, InternalError
+from gateway.refusing import reject
 from gateway.telemetry import RequestRecord, log_event
 
 

@@ -6,11 +6,11 @@ Preflights are the library's. Invariant: whatever is answered further in, refusa
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import cors_headers, with_headers
+from gateway.refusing import cors_headers, with_headers
 
 EXPOSED = (
     "x-posthog-rate-limit-warning", "x-request-id", "x-flagstone-snapshot", "x-flagstone-degraded", "retry-after",
-    "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset",
+    "etag", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset",
 )  # fmt: skip
 _EXPOSE = (b"access-control-expose-headers", ", ".join(EXPOSED).encode())
 

@@ -9,8 +9,9 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config.edge import ROUTES
-from gateway.errors import RateLimited, reject
+from gateway.errors import RateLimited
 from gateway.middleware.paths import Kind, kind_of
+from gateway.refusing import reject
 from gateway.services.limits import LimitService
 from gateway.telemetry import RequestRecord
 

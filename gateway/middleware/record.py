@@ -13,10 +13,10 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.reload import Live
-from gateway.errors import VARY
 from gateway.metrics import Metrics
 from gateway.middleware.paths import kind_of
 from gateway.ports import Clock
+from gateway.refusing import VARY
 from gateway.resilience.gate import Ticket
 from gateway.telemetry import RequestRecord
 
@@ -63,6 +63,8 @@ class RecordRequests:
                     VARY,
                     *(NEAR_LIMIT if record.is_near_limit else ()),
                 ]
+                if record.is_stream:
+                    self._answered(record)
             await send(message)
 
         self._metrics.requests_in_flight += 1
@@ -72,9 +74,13 @@ class RecordRequests:
             record.is_cancelled = True
             raise
         finally:
-            self._metrics.requests_in_flight -= 1
-            self._metrics.request_ended(kind_of(record.path), record.status, record.duration_s())
+            if not record.is_stream or record.status is None:
+                self._answered(record)
             record.emit()
+
+    def _answered(self, record: RequestRecord) -> None:
+        self._metrics.requests_in_flight -= 1
+        self._metrics.request_ended(kind_of(record.path), record.status, record.duration_s())
 
 
 def _budget_s(given: bytes | None, most_s: float) -> float:

@@ -8,7 +8,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import AmbiguousLength, CleartextHttp2, GatewayError, HeadersTooLarge, reject, with_headers
+from gateway.errors import AmbiguousLength, CleartextHttp2, GatewayError, HeadersTooLarge
+from gateway.refusing import reject, with_headers
 from gateway.telemetry import RequestRecord
 
 MAX_HEADERS: Final = 100

@@ -42,9 +42,11 @@ class FactsService:
         One round trip, which identical requests at the same time share; nothing is kept beyond that.
         """
         query = _query(project_id, context, needs)
+        # A page may wait for no longer than what is kept back of other requests.
+        reserve_s = min(self._reserve_s(), deadline.budget_s / 2)
         try:
             stored = await self._guard.call(
-                lambda: self._store.load_facts(query), deadline.remaining_s() - self._reserve_s(), query
+                lambda: self._store.load_facts(query), deadline.remaining_s() - reserve_s, query
             )
         except StoreError as error:
             self._outage.failed(error)

@@ -54,6 +54,7 @@ class FlagService:
         facts: FactsService,
         overrides: OverrideService,
         quota: QuotaService,
+        *,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -117,7 +118,7 @@ class FlagService:
             evaluation = evaluation.with_facts(facts)
             if evaluation.write:
                 self._overrides.keep(snapshot.project_id, evaluation.write)
-        self._metrics.answered(source, is_partial=evaluation.errors)
+        self._metrics.answered(source, is_partial=with_facts and evaluation.errors)
         return Answer(
             snapshot=snapshot,
             source=source,

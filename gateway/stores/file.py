@@ -20,6 +20,9 @@ from gateway.errors import StoreError, StoreUnavailable
 from gateway.ports import Clock, Definitions, FactsQuery, StoredFacts, SystemClock
 from gateway.telemetry import Outage, log_event
 
+NANOSECONDS_PER_MS: Final = 1_000_000
+"""A version is the moment of the last change in ms, as in other stores; in ns, JavaScript could not tell it exactly."""
+
 
 class _Project:
     """A project and what is looked up in it."""
@@ -149,6 +152,6 @@ class FileStore:
             projects = read_document(self._path.read_bytes())
         except OSError as error:
             raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
-        self._version = max(self._version + 1, mark[0])
+        self._version = max(self._version + 1, mark[0] // NANOSECONDS_PER_MS)
         read = [_Project(project, self._version) for project in projects]
         return _Content({it.whole.token: it for it in read}, {it.whole.id: it for it in read})

@@ -86,6 +86,9 @@ _MORE_CONFIG: Final = (
 _CONFIG_WITH_FLAGS: Final = _MORE_CONFIG % b"true"
 _CONFIG_WITHOUT_FLAGS: Final = _MORE_CONFIG % b"false"
 
+_OVER_QUOTA: Final = b',"quotaLimited":["feature_flags"]'
+"""With it, clients keep the flags they have instead of taking the answer for an empty set."""
+
 MINIMAL_RECORDS: Final = b'{"flags":{},%s}' % _CONFIG
 MINIMAL_LEGACY: Final = b'{"featureFlags":{},"featureFlagPayloads":{},%s}' % _CONFIG
 """What a GET gets: nothing is evaluated."""
@@ -161,36 +164,40 @@ def encode_response(
     request_id: str,
     evaluated_at_ms: int,
     config_for_flags: bool | None = None,
+    is_over_quota: bool = False,
 ) -> bytes:
     """A whole answer. `config_for_flags` adds the remote-config members, saying whether the project has flags."""
     match config_for_flags:
         case None:
-            config = b""
+            more = b""
         case True:
-            config = _CONFIG_WITH_FLAGS
+            more = _CONFIG_WITH_FLAGS
         case False:
-            config = _CONFIG_WITHOUT_FLAGS
+            more = _CONFIG_WITHOUT_FLAGS
+    if is_over_quota:
+        more = _OVER_QUOTA + more
     if shape is Shape.DECIDE_LIST:
-        return b'{"featureFlags":[%s]%s}' % (_join(outcomes, DECIDE_LIST_ENTRY), config)
+        return b'{"featureFlags":[%s]%s}' % (joined(outcomes, DECIDE_LIST_ENTRY), more)
     if shape is Shape.DECIDE_MAP:
-        return b'{"featureFlags":{%s}%s}' % (_join(outcomes, DECIDE_MAP_ENTRY), config)
+        return b'{"featureFlags":{%s}%s}' % (joined(outcomes, DECIDE_MAP_ENTRY), more)
     if shape is Shape.LEGACY:
         flags = b'"featureFlags":{%s},"featureFlagPayloads":{%s}' % (
-            _join(outcomes, LEGACY_VALUE),
-            _join(outcomes, LEGACY_PAYLOAD),
+            joined(outcomes, LEGACY_VALUE),
+            joined(outcomes, LEGACY_PAYLOAD),
         )
     else:
-        flags = b'"flags":{%s}' % _join(outcomes, RECORD if shape is Shape.RECORDS else TYPED_RECORD)
+        flags = b'"flags":{%s}' % joined(outcomes, RECORD if shape is Shape.RECORDS else TYPED_RECORD)
     return b'{"errorsWhileComputingFlags":%s,%s,"requestId":"%s","evaluatedAt":%d%s}' % (
         b"true" if errors else b"false",
         flags,
         request_id.encode(),
         evaluated_at_ms,
-        config,
+        more,
     )
 
 
-def _join(outcomes: Iterable[Outcome], index: int) -> bytes:
+def joined(outcomes: Iterable[Outcome], index: int) -> bytes:
+    """The fragments of one shape, without those that it leaves out."""
     return b",".join([part for outcome in outcomes if (part := outcome.fragments[index]) is not None])
 
 

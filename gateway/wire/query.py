@@ -40,7 +40,9 @@ class FlagsQuery(Struct, frozen=True):
     with_config: bool
 
 
-class _Body(Struct):
+class Body(Struct):
+    """The members of a request about flags, under every name that clients have for them."""
+
     token: str | None = None
     dollar_token: str | None = field(default=None, name="$token")
     api_key: str | None = None
@@ -64,7 +66,7 @@ class _Body(Struct):
     evaluation_runtime: str | None = None
 
 
-_BODY: Final = msgspec.json.Decoder(_Body)
+_BODY: Final = msgspec.json.Decoder(Body)
 _MAX_VERSION_DIGITS: Final = 9
 _BROWSERS: Final = ("Mozilla", "Chrome", "Safari", "Firefox", "Edge")
 _SERVER_SDKS: Final = (
@@ -110,7 +112,7 @@ def read_query(
     )
     return FlagsQuery(
         token=decoded.token or decoded.dollar_token or decoded.api_key,
-        context=_context(decoded, headers, only_surveys=parameters.only_surveys),
+        context=context_of(decoded, headers, only_surveys=parameters.only_surveys),
         shape=shape,
         disable_flags=decoded.disable_flags is True,
         with_config=with_config,
@@ -145,7 +147,8 @@ def _answer_wanted(parameters: Parameters, *, is_decide: bool) -> tuple[Shape, b
     return (Shape.RECORDS if version < 4 else Shape.TYPED), with_config
 
 
-def _context(body: _Body, headers: Headers, *, only_surveys: bool) -> Context | None:
+def context_of(body: Body, headers: Headers, *, only_surveys: bool = False) -> Context | None:
+    """Who the body is about; None when it names nobody."""
     distinct_id = body.dollar_distinct_id if body.distinct_id is None else body.distinct_id
     if distinct_id is None:
         return None

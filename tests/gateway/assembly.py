@@ -73,7 +73,8 @@ async def flags_of(store: Any, clock: Clock) -> AsyncIterator[FlagService]:
         OverrideService(store, writer, metrics, max_queued=10, timeout_s=1) as overrides,
     ):
         facts = FactsService(store, persons, metrics, reserve_s=lambda: 0)
-        yield FlagService(snapshots, facts, overrides, QuotaService(Live(Settings()), clock), clock, metrics)
+        quota = QuotaService(Live(Settings()), clock, metrics)
+        yield FlagService(snapshots, facts, overrides, quota, clock=clock, metrics=metrics)
 
 
 @asynccontextmanager

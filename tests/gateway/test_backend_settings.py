@@ -14,8 +14,8 @@ from config.backends import Breakers, DefinitionsPool, PersonsPool, WriterPool
 from config.settings import Overrides, Settings
 from config.settings import Snapshots as SnapshotSettings
 from evaluator.types import OverrideWrite
-from gateway import wiring
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
+from gateway.guards import Guards
 from gateway.metrics import Metrics
 from gateway.ports import Deadline
 from gateway.resilience.breaker import State
@@ -178,7 +178,7 @@ async def test_breakers__each_setting__decides_when_one_opens_and_for_how_long(
     """breakers.window_s, breakers.min_calls, breakers.failure_ratio, breakers.slow_ratio, breakers.open_s,
     breakers.max_open_s: f fails, s is quick, l takes longer than half the limit, a dot is a second."""
     clock = FakeClock()
-    guards = wiring._Guards(msgspec.convert({"open_s": 1.0, "max_open_s": 4.0, **changes}, Breakers), clock, Metrics())
+    guards = Guards(msgspec.convert({"open_s": 1.0, "max_open_s": 4.0, **changes}, Breakers), clock, Metrics())
     guard = guards.make("persons", 10, slow_ms=500)
     monkeypatch.setattr(guard.breaker, "_jitter", lambda: 0.0)
 

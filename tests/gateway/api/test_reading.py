@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.api import reading
 from gateway.api.reading import BATCH_ROWS, MAX_LINE_BYTES, Line, Lines, read_batches, read_whole
-from gateway.errors import BodyTooLarge, GatewayError, Message, UndecodableBody, UnreadableBody
+from gateway.errors import BodyTooLarge, GatewayError, UndecodableBody, UnreadableBody
+from gateway.refusing import Message
 from tests.gateway.serving import part, receiving
 
 GONE = {"type": "http.disconnect"}

@@ -11,9 +11,10 @@ from starlette.types import Receive, Scope, Send
 from config.edge import Concurrency
 from config.reload import Live
 from config.settings import Settings
-from gateway.errors import Overloaded, reject, with_cors
+from gateway.errors import Overloaded
 from gateway.metrics import Metrics
 from gateway.middleware.admission import Admission
+from gateway.refusing import reject, with_cors
 from gateway.telemetry import RequestRecord
 from tests.fakes import FakeClock
 from tests.gateway.middleware.test_record import Sent, answering, nothing

@@ -84,13 +84,12 @@ async def test_admission__health__is_always_taken_in(doors: list[Door]) -> None:
         ("limit", "/flags"),
         ("definitions", DEFINITIONS),
         ("bootstrap", BOOTSTRAP),
-        ("streams", STREAM),
         ("capture", CAPTURE),
     ],
 )
 async def test_admission__partition_is_full__leaves_the_others_alone(doors: list[Door], name: str, path: str) -> None:
-    """concurrency.definitions, concurrency.bootstrap, concurrency.streams, concurrency.capture: each has places of its
-    own, which others neither use nor lack."""
+    """concurrency.definitions, concurrency.bootstrap, concurrency.capture: each has places of its own, which others
+    neither use nor lack."""
     room = dict.fromkeys(("limit", "definitions", "bootstrap", "streams", "capture"), 5)
     at = door(doors, mode="fixed", max_queued=0, **(room | {name: 1}))
     assert statuses(await at.come(asked(path), times=2)) == [None, 503]

@@ -9,11 +9,12 @@ from config.edge import Concurrency
 from config.management import Api
 from config.reload import Live
 from config.settings import Requests, Settings
-from gateway.errors import BodyTimeout, BodyTooLarge, GatewayError, UnreadableBody, reject
+from gateway.errors import BodyTimeout, BodyTooLarge, GatewayError, UnreadableBody
 from gateway.metrics import Metrics
 from gateway.middleware.admission import Admission
 from gateway.middleware.body_limit import MIN_BYTES_PER_S, LimitBody
 from gateway.middleware.record import RecordRequests
+from gateway.refusing import reject
 from gateway.server.requests import InFlight
 from tests.fakes import FakeClock
 from tests.gateway.middleware.test_record import Sent, request
