@@ -93,6 +93,7 @@ def test_store_url__compared__is_its_text() -> None:
         ("postgresql:flags", "names nothing after postgresql://"),
         ("postgres://", "names nothing after postgres://"),
         ("sqlite:", "names no path after sqlite:"),
+        ("sqlite::memory:", "names no file: several connections are to share what is stored"),
         ("sqlite:///flagstone.sqlite3", "the path follows sqlite: directly, without //"),
     ],
 )
