@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from evaluator.snapshot import Snapshot
+from gateway.endpoints.methods import JsonBytes, NotModified
 from gateway.endpoints.provenance import Header, degraded, note_snapshot
 from gateway.metrics import Metrics, Phase
 from gateway.ports import Clock, Deadline
@@ -29,7 +30,6 @@ from gateway.wire.etags import etag_of, is_known
 
 PEOPLE_AT_ONCE: Final = 8
 """After so many others get their turn, as nothing makes a batch without stored facts wait."""
-_MEDIA_TYPES: Final = {"json": "application/json", "script": "text/html"}
 _KEPT: Final = (b"cache-control", b"private, no-cache")
 _NOT_KEPT: Final = (b"cache-control", b"no-store")
 _VARY: Final = (b"vary", b"Cookie")
@@ -50,7 +50,7 @@ async def get(request: Request) -> ASGIApp:
     if is_known(state["headers"].get(b"if-none-match"), tag):
         snapshots: SnapshotService = state["snapshots"]
         provenance = note_snapshot(state["record"], held.snapshot, held.source, snapshots.age_s(held))
-        return _response(304, b"", query, provenance, (b"etag", tag))
+        return NotModified((b"etag", tag), provenance, _VARY, _KEPT)
     return await _answer(state, query, held, deadline, tag)
 
 
@@ -83,7 +83,9 @@ async def _find(state: dict[str, Any], query: BootstrapQuery) -> tuple[Held, Dea
         await limits.check_token(query.token, record)
     began_s = record.duration_s()
     deadline = record.deadline.within(record.settings.bootstrap.budget_ms / 1000 - began_s)
-    held = copy(await service.find(query.token, deadline))  # As it is now: a reload must not split a batch.
+    held = await service.find(query.token, deadline)
+    if query.is_batch:
+        held = copy(held)  # As it is now: a reload must not split it.
     waited_s = record.duration_s() - began_s
     record.waited_s += waited_s
     metrics.phase(Phase.SNAPSHOT, waited_s)
@@ -92,7 +94,7 @@ async def _find(state: dict[str, Any], query: BootstrapQuery) -> tuple[Held, Dea
 
 async def _answer(
     state: dict[str, Any], query: BootstrapQuery, held: Held, deadline: Deadline, tag: bytes | None = None
-) -> Response:
+) -> ASGIApp:
     """Evaluates for everybody, one after the other. The tag goes along where no stored fact mattered."""
     record: RequestRecord = state["record"]
     metrics: Metrics = state["metrics"]
@@ -125,7 +127,7 @@ async def _answer(
     is_same_again = all(not it.is_over_quota and (it.is_stateless or not query.with_facts) for it in answers)
     tags = [(b"etag", tag)] if tag is not None and is_same_again else []
     body = encode_batch(bootstraps) if query.is_batch else bootstraps[0]
-    return _response(200, body, query, provenance, *tags, *degraded(record.missing))
+    return _response(body, query, provenance, *tags, *degraded(record.missing))
 
 
 def _tag_of(snapshot: Snapshot, query: BootstrapQuery, visitor: Visitor) -> bytes:
@@ -134,10 +136,11 @@ def _tag_of(snapshot: Snapshot, query: BootstrapQuery, visitor: Visitor) -> byte
     return etag_of(snapshot.etag.encode(), msgspec.json.encode(asked, order="deterministic"))
 
 
-def _response(status: int, body: bytes, query: BootstrapQuery, *headers: Header) -> Response:
+def _response(body: bytes, query: BootstrapQuery, *headers: Header) -> ASGIApp:
     is_of_somebody_new = any(visitor.is_new for visitor in query.visitors)
-    if query.format == "script" and status == 200:
-        body = script_of(body, query.nonce)
-    response = Response(body, status, media_type=_MEDIA_TYPES[query.format])
-    response.raw_headers += [*headers, _VARY, _NOT_KEPT if is_of_somebody_new else _KEPT, _NO_SNIFFING]
+    headers += (_VARY, _NOT_KEPT if is_of_somebody_new else _KEPT, _NO_SNIFFING)
+    if query.format == "json":
+        return JsonBytes(body, *headers)
+    response = Response(script_of(body, query.nonce), media_type="text/html")
+    response.raw_headers += headers
     return response
