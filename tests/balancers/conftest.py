@@ -16,7 +16,7 @@ import pytest
 
 from tests.balancers.backends import Backend
 from tests.conftest import ServerProcess
-from tests.servers import Server, _accepts, _found, running
+from tests.servers import Server, _accepts, found, running
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BACKENDS = ("192.0.2.11:8000", "192.0.2.12:8000")
@@ -51,7 +51,7 @@ class Balancer(Server):
             "haproxy": ["-f", self._configuration],
             "nginx": ["-p", self.folder, "-e", "stderr", "-c", self._configuration],
         }
-        self.launch([_found(self.name), *options[self.name]], lambda: _accepts(self.port))
+        self.launch([found(self.name), *options[self.name]], lambda: _accepts(self.port))
         return self
 
 
@@ -140,10 +140,10 @@ def backends() -> Iterator[list[Backend]]:
         yield [one, two]
 
 
-def ask(balancer: Balancer, *, source: str = CLIENT, headers: Headers = ()) -> httpx.Response:
-    """What a new client at `source` gets for its flags."""
+def ask(balancer: Balancer, *, source: str = CLIENT, headers: Headers = (), path: str = "/flags?v=2") -> httpx.Response:
+    """What a new client at `source` gets for its flags, or whatever else is at this path."""
     host = "[::1]" if ":" in source else "127.0.0.1"
     with httpx.Client(transport=httpx.HTTPTransport(verify=False, local_address=source), timeout=10) as client:
         body = {"token": "phc_demo", "distinct_id": "alice"}
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-        return client.post(f"http://{host}:{balancer.port}/flags?v=2", json=body, headers=raw)
+        return client.post(f"http://{host}:{balancer.port}{path}", json=body, headers=raw)

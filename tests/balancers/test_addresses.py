@@ -36,7 +36,7 @@ def client_seen(server: ServerProcess, balancer: Balancer, *, source: str = CLIE
     while time.monotonic() < ends_at:
         # The line is written after the answer has gone out.
         for line in server.errors.splitlines():
-            if request_id in line and line.endswith("}"):
+            if request_id in line and '"event":"request"' in line and line.endswith("}"):
                 return str(msgspec.json.decode(line)["client"])
         time.sleep(0.01)
     raise AssertionError(f"no line for {request_id}")

@@ -93,6 +93,16 @@ def test_request__to_a_backend_that_dies_of_it__is_asked_once_more(balance: Bala
     assert {ask(balancer).status_code for _ in range(4)} == {200}
 
 
+@pytest.mark.parametrize("path", ["/api/projects/1/feature_flags/", "/batch/", "/e/?compression=gzip-js", "/i/v0/e/"])
+def test_request__that_changes_something__is_not_repeated(balance: Balance, backends: list[Backend], path: str) -> None:
+    """An edit is not made twice, nor an event counted twice, because a server died after it had taken it."""
+    balancer = balance(backends)
+    for backend in backends:
+        backend.behaviour = "die"
+    assert ask(balancer, path=path).status_code == 502
+    assert sum(backend.requests for backend in backends) == 1
+
+
 def test_request__to_a_busy_backend__is_not_repeated(balance: Balance, backends: list[Backend]) -> None:
     """Overload is told to the client, who was given a time to come back; it is not doubled."""
     balancer = balance(backends)
