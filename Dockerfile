@@ -18,9 +18,8 @@ ENV PATH=/opt/flagstone/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     FLAGSTONE__SERVER__HOST=0.0.0.0 \
-    FLAGSTONE__METRICS__HOST=0.0.0.0 \
-    FLAGSTONE__STORE__URL=sqlite:/data/flagstone.sqlite3 \
-    FLAGSTONE__SERVER__CONTROL_PATH=/data/flagstone.sock
+    FLAGSTONE__METRICS__HOST=0.0.0.0
+# The default paths count from here. Nothing else is set, as a file could not change it any more, nor a _FILE variable.
 WORKDIR /data
 USER 10001:10001
 # 8001 has the metrics: for the network inside only.
