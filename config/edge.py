@@ -146,14 +146,14 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     management: Annotated[
         Rates,
         Meta(
-            description="Rates of one address on the routes for operators, such as `/metrics`. Room for several "
+            description="Rates of one address on the routes for operators, `/metrics` and `/_status`. Room for several "
             "Prometheus servers, and a bound on what a mistaken script costs.",
         ),
     ] = Rates("10/second; 120/minute")
 
 
 class Concurrency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many requests a worker has in hand at once. Health is never refused."""
+    """How many requests a worker has in hand at once. Health and `/_status` are never refused."""
 
     mode: Annotated[
         Literal["adaptive", "fixed", "off"],

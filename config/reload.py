@@ -12,7 +12,8 @@ from config.settings import FIELDS, Settings
 from config.sources import custom
 
 _SECTIONS: Final = (
-    "requests", "keys", "bootstrap", "streams", "quota", "api", "proxies", "limits", "concurrency", "log",
+    "requests", "keys", "bootstrap", "streams", "quota", "api", "proxies", "limits", "concurrency", "status",
+    "log",
 )  # fmt: skip
 _SERVER: Final = (
     "max_connections", "max_requests_per_connection", "keep_alive_timeout_s", "header_timeout_s", "write_timeout_s",

@@ -27,6 +27,7 @@ from config.clients import Bootstrap, Capture, Keys, Quota, Streams, client_prob
 from config.edge import Concurrency, Limits, Proxies, edge_problems
 from config.management import Api, api_problems
 from config.networks import Networks
+from config.operating import Log, Metrics, Status
 from config.rates import Rates, RateTable
 from config.server import Server, server_problems
 
@@ -168,39 +169,6 @@ class Requests(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 5.0
 
 
-class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is written about the service's doings, and how."""
-
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        Meta(description="The least severe lines that are written. The default includes one line per request."),
-    ] = "info"
-    format: Annotated[
-        Literal["json", "text"],
-        Meta(description="One JSON object per line, for programs that collect logs, or text for a person to read."),
-    ] = "json"
-
-
-class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where Prometheus reads what the service says of itself."""
-
-    host: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            description="Address to serve `/metrics` on, apart from the public one so that nobody outside reads it.",
-        ),
-    ] = "127.0.0.1"
-    port: Annotated[
-        int,
-        Meta(ge=0, le=65_535, description="Port to serve `/metrics` on; 0 takes any free one and says which."),
-    ] = 8001
-    is_enabled: Annotated[
-        bool,
-        Meta(description="Whether metrics are served at all."),
-    ] = True
-
-
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Server = Server()
     store: Store = Store()
@@ -224,6 +192,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     api: Api = Api()
     builder: Builder = Builder()
     metrics: Metrics = Metrics()
+    status: Status = Status()
     log: Log = Log()
 
 

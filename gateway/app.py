@@ -14,7 +14,18 @@ from starlette.websockets import WebSocketClose
 from config.reload import Live
 from gateway import wiring
 from gateway.api.app import ManagementApi
-from gateway.endpoints import bootstrap, capture, definitions, documents, flags, ofrep, ops, remote_config, streams
+from gateway.endpoints import (
+    bootstrap,
+    capture,
+    definitions,
+    documents,
+    flags,
+    ofrep,
+    ops,
+    remote_config,
+    status,
+    streams,
+)
 from gateway.endpoints.methods import Methods
 from gateway.errors import NotFound
 from gateway.metrics import Metrics
@@ -23,7 +34,7 @@ from gateway.middleware.body_limit import LimitBody
 from gateway.middleware.boundary import ErrorBoundary
 from gateway.middleware.client_ip import FindClient
 from gateway.middleware.cors import AllowOrigins
-from gateway.middleware.paths import CAPTURES, QUIET, STREAM, is_managed
+from gateway.middleware.paths import CAPTURES, QUIET, STATUS, STREAM, is_managed
 from gateway.middleware.rate_limit import LimitRate
 from gateway.middleware.record import RecordRequests
 from gateway.middleware.wire_guard import WireGuard
@@ -64,6 +75,7 @@ ROUTES = [
     *(Route(path + slash, _CAPTURE) for path in CAPTURES for slash in ("/", "")),
     Route("/_readiness", Methods(GET=ops.readiness)),
     Route("/_liveness", Methods(GET=ops.liveness)),
+    Route(STATUS, Methods(GET=status.status)),
     Route("/", Methods(GET=ops.root)),
 ]
 

@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client import Histogram
 
 from gateway.building_ports import Backlog
-from gateway.metrics import PREFIX, Families, bound
+from gateway.families import PREFIX, Families, bound
 
 STAGES: Final = ("write", "verify", "share")
 BUILD_OUTCOMES: Final = ("published", "unchanged", "refused", "failed", "lost")

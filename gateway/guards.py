@@ -10,7 +10,8 @@ from gateway.metrics import Metrics
 from gateway.ports import Clock
 from gateway.resilience.breaker import Breaker, BreakerPolicy, State
 from gateway.resilience.bulkhead import Bulkhead
-from gateway.resilience.guard import Guard
+from gateway.resilience.call_watch import CallWatch
+from gateway.resilience.guard import Guard, Outcome
 from gateway.telemetry import log_event
 
 QUEUED_PER_SLOT: Final = 16
@@ -22,6 +23,7 @@ class Guards:
         self._breakers = breakers
         self._clock = clock
         self._metrics = metrics
+        self.watches: dict[str, CallWatch] = {}
 
     def of_pool(self, name: str, pool: Pool) -> Guard:
         """A call is slow from half of what it may take."""
@@ -43,12 +45,18 @@ class Guards:
             metrics.breaker_changed(name, state)
             log_event("breaker_changed", dependency=name, state=state.value)
 
+        def on_call(outcome: Outcome, waited_s: float, took_s: float) -> None:
+            metrics.called(name, outcome, waited_s, took_s)
+            watch.called(outcome)
+
+        breaker = Breaker(policy, self._clock, on_change=on_change)
+        watch = self.watches[name] = CallWatch(breaker, self._clock)
         guard = Guard(
             name,
-            Breaker(policy, self._clock, on_change=on_change),
+            breaker,
             Bulkhead(slots, slots * QUEUED_PER_SLOT, self._clock),
             self._clock,
-            on_call=lambda outcome, waited_s, took_s: metrics.called(name, outcome, waited_s, took_s),
+            on_call=on_call,
         )
 
         def measure() -> None:

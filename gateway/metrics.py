@@ -1,26 +1,25 @@
-"""The metric families, and one small method per event that hides their labels.
+"""The metric families of a worker, and one small method per event that hides their labels.
 
-Serving them is in server.py. Invariant: the values of labels come from closed sets, so that no client can make a new
-time series; children are bound once, so that counting costs no look-up of labels.
+What families have in common is in families.py. Invariant: the values of labels come from closed sets, so that no
+client can make a new time series; children are bound once, so that counting costs no look-up of labels.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from importlib.metadata import version
-from typing import Final, Literal, Protocol, TypeVar, get_args
+from typing import Final, Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import Histogram
 
+from gateway.families import PREFIX, Families, bound
 from gateway.hot_metrics import HotCounter, HotHistogram
-from gateway.telemetry import log_event
 
-PREFIX: Final = "flagstone_"
 ENDPOINTS: Final = (
     "flags", "decide", "definitions", "remote_config", "bootstrap", "ofrep", "streams", "config", "capture",
-    "management", "readiness", "liveness", "root", "other",
+    "management", "readiness", "liveness", "status", "root", "other",
 )  # fmt: skip
-STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx", "gone")
+STATUS_CLASSES: Final = ("gone", "1xx", "2xx", "3xx", "4xx", "5xx")
+OUTCOMES: Final = ("whole", "partial", "stale", "limited", "shed", "refused", "failed", "gone")
 PARTS: Final = ("person", "group", "override")
 CAUSES: Final = ("timeout", "database_unavailable", "database_error", "hash_key_override_error", "other")
 SOURCES: Final = ("redis", "store", "disk")
@@ -43,13 +42,10 @@ FEEDS: Final = ("postgres", "redis", "sqlite")
 MAX_EDIT_AGE_S: Final = 86_400.0
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-
-
-Family_co = TypeVar("Family_co", covariant=True)
-
-
-class _Family(Protocol[Family_co]):
-    def labels(self, *values: str) -> Family_co: ...
+_REQUEST_SECONDS: Final = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5,
+    1.0, 5.0,
+)  # fmt: skip
 
 
 class Phase(StrEnum):
@@ -62,43 +58,15 @@ class Phase(StrEnum):
     ENCODE = "encode"
 
 
-class Families:
-    """Metrics in a registry of their own, so that one process can hold several."""
+class _Route:
+    """What is counted of every request of one endpoint, found with one look-up."""
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._callbacks: list[Callable[[], None]] = []
-        self._beside: list[Families] = []
+    __slots__ = ("durations", "outcomes", "statuses")
 
-    def _counter(self, name: str, says: str, labels: Iterable[str] = ()) -> Counter:
-        return Counter(PREFIX + name, says, labels, registry=self._registry)
-
-    def _gauge(self, name: str, says: str, labels: Iterable[str] = ()) -> Gauge:
-        return Gauge(PREFIX + name, says, labels, registry=self._registry)
-
-    def at_scrape(self, callback: Callable[[], None]) -> None:
-        """Have gauges set by this when somebody reads them."""
-        self._callbacks.append(callback)
-
-    def render_beside(self, other: "Families") -> None:
-        """Have these rendered too."""
-        self._beside.append(other)
-
-    def render(self) -> bytes:
-        """Everything in the text format of Prometheus."""
-        for callback in self._callbacks:
-            try:
-                callback()
-            except Exception as error:  # One broken gauge must not hide all the others.
-                log_event("metric_crashed", logging.ERROR, exception=error)
-        return generate_latest(self._registry) + b"".join(other.render() for other in self._beside)
-
-    def families(self) -> dict[str, tuple[str, tuple[str, ...]]]:
-        """The type and the labels of each family by its name."""
-        found = [it for it in self.__dict__.values() if isinstance(it, Counter | Gauge | Histogram)]
-        hot = [it for it in self.__dict__.values() if isinstance(it, HotCounter | HotHistogram)]
-        described = {family.name: (family.type, it._labelnames) for it in found for family in it.describe()}  # noqa: SLF001
-        return described | {family.name: (family.type, it.labelnames) for it in hot for family in it.describe()}
+    def __init__(self, name: str, requests: HotCounter, outcomes: HotCounter, durations: HotHistogram) -> None:
+        self.statuses = tuple(requests.labels(name, status) for status in STATUS_CLASSES)
+        self.outcomes = {outcome: outcomes.labels(name, outcome) for outcome in OUTCOMES}
+        self.durations = durations.labels(name)
 
 
 class Metrics(Families):
@@ -107,7 +75,10 @@ class Metrics(Families):
     def __init__(self) -> None:
         super().__init__()
         self._requests = self._hot_counter("requests_total", "Requests answered.", ("endpoint", "status_class"))
-        self._request_s = self._hot_histogram("request_duration_seconds", "From arrival to the answer.", ("endpoint",))
+        self._outcomes = self._hot_counter("outcomes_total", "What requests got.", ("endpoint", "outcome"))
+        self._request_s = self._hot_histogram(
+            "request_duration_seconds", "From arrival to the answer.", ("endpoint",), _REQUEST_SECONDS
+        )
         self._in_flight = self._gauge("requests_in_flight", "Requests being answered now.")
         self.requests_in_flight = 0
         self.at_scrape(lambda: self._in_flight.set(self.requests_in_flight))
@@ -162,6 +133,9 @@ class Metrics(Families):
         self._limited = self._counter(
             "rate_limited_total", "Requests near a rate or beyond it, by what was done.", ("limit", "outcome")
         )
+        self.limit_top_key_share = self._reading(
+            "limit_top_key_share", "Of recent checks, the part of the key checked most.", ("limit",)
+        )
         self.limiter_keys = self._gauge("limiter_keys", "Addresses and tokens that the limiter remembers.")
         self._suspended = self._gauge(
             "address_limit_suspended", "Whether addresses are not held to their rates, and why.", ("reason",)
@@ -176,6 +150,7 @@ class Metrics(Families):
         self.quota_projects = self._gauge("quota_projects", "Projects whose use is counted here.")
         self._quota_syncs = self._counter("quota_syncs_total", "Rounds of sharing what was used.", ("outcome",))
         self.quota_lost = self._counter("quota_lost_total", "What was used and may be missing in the shared count.")
+        self.sheds = 0
         self._shed = self._counter("shed_total", "Requests refused because of too many.", ("partition", "reason"))
         self._concurrency = self._gauge(
             "concurrency", "Requests in hand, in line, and how many may be in hand.", ("partition", "what")
@@ -188,14 +163,19 @@ class Metrics(Families):
         self.streams = self._gauge("streams", "Streams of events that are open.")
         self._streams_ended = self._counter("streams_ended_total", "Streams of events by why they ended.", ("reason",))
         self.loop_lag_s = self._gauge("loop_lag_seconds", "How late the event loop came to its last sweep.")
+        self.cpu_s = self._reading("cpu_seconds_total", "Processor time that the worker used.")
+        self.cpu_s.set(0.0)
+        self.open_descriptors = self._reading("open_descriptors", "What is open in the worker.")
+        self.max_descriptors = self._reading("max_descriptors", "How many may be open.")
+        self.certificate_expires_at = self._reading(
+            "certificate_expires_timestamp_seconds", "When the certificate that is served expires."
+        )
         self.resident_bytes = self._gauge("resident_bytes", "Memory that the worker occupies.")
         self.settings_generation = self._gauge("settings_generation", "Which settings are in force in the worker.")
         self._build = self._gauge("build_info", "What is running.", ("version",))
         self._build.labels(version("flagstone")).set(1)
 
-        status = [(endpoint, status) for endpoint in ENDPOINTS for status in STATUS_CLASSES]
-        self._request_of = {pair: self._requests.labels(*pair) for pair in status}
-        self._request_s_of = bound(self._request_s, ENDPOINTS)
+        self._route_of = {name: _Route(name, self._requests, self._outcomes, self._request_s) for name in ENDPOINTS}
         self._phase_of = bound(self._phase_s, Phase)
         self._answer_of = bound(self._answers, ("exact", "partial"))
         self._missing_of = {(part, cause): self._missing.labels(part, cause) for part in PARTS for cause in CAUSES}
@@ -223,14 +203,21 @@ class Metrics(Families):
     def _hot_counter(self, name: str, says: str, labels: Sequence[str]) -> HotCounter:
         return HotCounter(PREFIX + name, says, labels, self._registry)
 
-    def _hot_histogram(self, name: str, says: str, labels: Sequence[str]) -> HotHistogram:
-        return HotHistogram(PREFIX + name, says, labels, _SECONDS, self._registry)
+    def _hot_histogram(
+        self, name: str, says: str, labels: Sequence[str], bounds: Sequence[float] = _SECONDS
+    ) -> HotHistogram:
+        return HotHistogram(PREFIX + name, says, labels, bounds, self._registry)
 
-    def request_ended(self, endpoint: str, status: int | None, duration_s: float) -> None:
+    def request_ended(self, endpoint: str, status: int | None, outcome: str, duration_s: float) -> None:
         """`status` None: the client went away before there was one."""
-        status_class = "gone" if status is None else STATUS_CLASSES[status // 100 - 1]
-        self._request_of[endpoint, status_class].inc()
-        self._request_s_of[endpoint].observe(duration_s)
+        route = self._route_of[endpoint]
+        route.statuses[0 if status is None else status // 100].inc()
+        route.outcomes[outcome].inc()
+        route.durations.observe(duration_s)
+
+    def turned_away(self, endpoint: str) -> None:
+        """A request was shed before it had a record."""
+        self._route_of[endpoint].outcomes["shed"].inc()
 
     def phase(self, phase: Phase, duration_s: float) -> None:
         self._phase_of[phase].observe(duration_s)
@@ -288,6 +275,7 @@ class Metrics(Families):
 
     def shed(self, partition: str, reason: str) -> None:
         self._shed_of[partition, reason].inc()
+        self.sheds += 1
 
     def gate(self, partition: str, *, limit: int, in_flight: int, queued: int) -> None:
         for what, number in (("limit", limit), ("in_flight", in_flight), ("queued", queued)):
@@ -319,8 +307,3 @@ class Metrics(Families):
 
     def heartbeat(self, task: str, age_s: float) -> None:
         self._heartbeat.labels(task).set(age_s)
-
-
-def bound(family: _Family[Family_co], values: Iterable[str]) -> dict[str, Family_co]:
-    """The children of a family with one label, by its values."""
-    return {value: family.labels(value) for value in values}

@@ -8,13 +8,16 @@ import json
 import logging
 import sys
 import time
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
+from random import random
 from typing import Final
 
 import msgspec
 
-from config.settings import Log, Settings
+from config.operating import Log
+from config.settings import Settings
 from gateway.log_writer import LineWriter
 from gateway.ports import Clock, Deadline
 
@@ -24,11 +27,17 @@ MAX_VALUE_CHARACTERS: Final = 256
 MAX_TRACEBACK_CHARACTERS: Final = 8192
 MASKED_CHARACTERS: Final = 4
 
+request_id_here: ContextVar[str | None] = ContextVar("request_id_here", default=None)
+"""The request that is being answered where this is asked, or for which something was begun: calls of stores too."""
+
 
 def log_event(
     event: str, level: int = logging.INFO, *, exception: BaseException | None = None, **fields: object
 ) -> None:
-    """Write an event, named in snake_case, with its fields; `exception` adds a traceback."""
+    """Write an event, named in snake_case, with its fields; `exception` adds a traceback. Within a request, its id is
+    one of the fields."""
+    if (request_id := request_id_here.get()) is not None:
+        fields = {"request_id": request_id, **fields}
     logger.log(level, event, exc_info=exception, extra={"fields": fields})
 
 
@@ -131,9 +140,16 @@ class RequestRecord:
         return self._clock.monotonic() - self._arrived_at
 
     def emit(self) -> None:
-        """Write the line of this request. Its fields are always the same."""
+        """Write the line of this request, unless `log.sample_ratio` leaves it out. Its fields are always the same."""
         if not logger.isEnabledFor(logging.INFO):
             return
+        duration_ms = self.duration_s() * 1000
+        sampled_at = self.settings.log.sample_ratio
+        if sampled_at < 1:
+            if not self._is_usual(duration_ms):
+                sampled_at = 1.0
+            elif random() >= sampled_at:  # noqa: S311 - guards nothing
+                return
         fields = {
             "event": "request",
             "request_id": self.request_id,
@@ -141,7 +157,7 @@ class RequestRecord:
             "path": self.path[:MAX_VALUE_CHARACTERS],
             "client": self.client,
             "status": self.status,
-            "duration_ms": round(self.duration_s() * 1000, 3),
+            "duration_ms": round(duration_ms, 3),
             "is_cancelled": self.is_cancelled,
             "error": self.error,
             "token": None if self.token is None else masked(self.token),
@@ -153,6 +169,7 @@ class RequestRecord:
             "flags": self.flags,
             "missing": self.missing,
             "user_agent": self.user_agent[:MAX_VALUE_CHARACTERS],
+            "sampled_at": sampled_at,
         }
         if _lines is not None:
             _lines.add(_encoded({"time": _time(time.time()), "level": "info", **fields}))
@@ -161,6 +178,17 @@ class RequestRecord:
         record = logging.LogRecord(logger.name, logging.INFO, "", 0, fields.pop("event"), None, None)
         vars(record)["fields"] = fields
         logger.handle(record)
+
+    def _is_usual(self, duration_ms: float) -> bool:
+        """Whether nobody would look for this request's line: it was answered whole, in time, to somebody who waited."""
+        status = self.status
+        return (
+            status is not None
+            and (status == 404 or (status < 400 and self.error is None))
+            and self.missing is None
+            and not self.is_cancelled
+            and (self.is_stream or duration_ms < self.settings.log.slow_ms)
+        )
 
     def __repr__(self) -> str:
         return f"<RequestRecord {self.request_id} {self.method} {self.path!r} -> {self.status}>"

@@ -44,6 +44,7 @@ from gateway.services.local_definitions import LocalDefinitionService
 from gateway.services.overrides import OverrideService
 from gateway.services.quota import QuotaService, SharedCounter
 from gateway.services.snapshots import SnapshotService
+from gateway.services.status import Check, StatusService, finding, of_limits, of_load
 from gateway.services.streams import StreamService
 from gateway.stores.file import FileStore
 from gateway.stores.sqlite import SqliteStore
@@ -81,6 +82,7 @@ class Services(TypedDict):
     forwarding: ForwardingService | None
     learning: LearningService | None
     managed: ManagedStore | None
+    status: StatusService
 
 
 def open_store(settings: Settings) -> AbstractAsyncContextManager[Store]:
@@ -101,25 +103,28 @@ async def open_services(
     settings = live.settings
     async with AsyncExitStack() as opened:
         enter = opened.enter_async_context
+        status = StatusService(live, clock)
         store = await enter(open_store(settings))
         _measure_pools(store, metrics)
         if store.builds is not None and settings.builder.is_embedded:
             building = BuilderMetrics()
             metrics.render_beside(building)
-            await enter(open_builder(store.builds, settings, clock, building))
+            builder = await enter(open_builder(store.builds, settings, clock, building))
+            status.watch("builder", lambda: finding(builder.problem))
         guards = Guards(settings.breakers, clock, metrics)
         definitions = DefinitionService(
             store,
             await enter(guards.of_pool("definitions", settings.definitions_pool)),
             metrics,
             shared=await _open_shared(opened, settings, clock, guards),
-            disk=await _open_disk(opened, settings, clock, metrics),
+            disk=await _open_disk(opened, settings, clock, metrics, status),
         )
         snapshots = await enter(
             SnapshotService(definitions, Compiler(encode_result, metrics), settings.snapshots, clock, metrics)
         )
         for source, feed in _feeds(settings):
-            await enter(ChangeListener(source, feed, snapshots.told, clock, metrics))
+            listener = await enter(ChangeListener(source, feed, snapshots.told, clock, metrics))
+            status.watch(f"feed_{source}", _feed_check(listener), "feed")
         facts = FactsService(
             store,
             await enter(guards.of_pool("persons", settings.persons_pool)),
@@ -149,6 +154,11 @@ async def open_services(
         if settings.capture.persons and store.managed is not None:
             learning = await enter(LearningService(store.managed, flags.find, clock, metrics, settings.capture))
             metrics.at_scrape(lambda: metrics.learning_waiting.set(learning.waiting if learning else 0))
+        forwarding = await _open_forwarding(opened, settings, guards, metrics)
+        status.watch_calls(guards.watches)
+        status.watch_snapshots(snapshots)
+        status.watch("overload", of_load(metrics, clock))
+        status.watch("address_limit", of_limits(limits))
         yield Services(
             live=live,
             clock=clock,
@@ -160,9 +170,10 @@ async def open_services(
             local_definitions=local_definitions,
             quota=quota,
             streams=streams,
-            forwarding=await _open_forwarding(opened, settings, guards, metrics),
+            forwarding=forwarding,
             learning=learning,
             managed=store.managed,
+            status=await enter(status),
         )
 
 
@@ -261,7 +272,7 @@ async def _open_counter(opened: AsyncExitStack, settings: Settings, guards: Guar
 
 
 async def _open_disk(
-    opened: AsyncExitStack, settings: Settings, clock: Clock, metrics: Metrics
+    opened: AsyncExitStack, settings: Settings, clock: Clock, metrics: Metrics, status: StatusService
 ) -> LastGoodStore | None:
     if not (settings.disk.path and settings.store.url.is_postgres):
         return None
@@ -269,6 +280,7 @@ async def _open_disk(
 
     disk = await opened.enter_async_context(DiskStore(settings.disk, clock))
     metrics.at_scrape(lambda: metrics.disk_writable.set(disk.is_writable))
+    status.watch("disk", lambda: finding(None if disk.is_writable else "it cannot be written"))
     return disk
 
 
@@ -287,6 +299,10 @@ def _feeds(settings: Settings) -> list[tuple[str, ChangeFeed]]:
 
         feeds.append(("redis", RedisFeed(settings.redis)))
     return feeds
+
+
+def _feed_check(listener: ChangeListener) -> Check:
+    return lambda: finding("announcements are not listened for" if listener.is_lost else None)
 
 
 def _measure_pools(store: object, metrics: Metrics) -> None:

@@ -32,7 +32,7 @@ PATIENCE_S = 30.0
 """How long a test waits for a process before it fails. Never reached when all is well."""
 
 
-AGAINST_THE_CLOCK = frozenset({"abuse", "balancers", "clients", "contracts", "drills", "processes"})
+AGAINST_THE_CLOCK = frozenset({"abuse", "balancers", "clients", "contracts", "deploy", "drills", "processes"})
 """Folders of tests whose processes share the machine with whatever else runs on it."""
 
 _FOR_TESTS = tuple(

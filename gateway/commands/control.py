@@ -49,7 +49,7 @@ def status(loaded: Loaded, args: Namespace) -> int:
         return 0
     print(f"settings generation {status.generation}")
     for worker in status.workers:
-        print("worker {worker}: pid {pid}, {state}, {age_s} s old".format(**worker))
+        print(f"worker {worker.worker}: pid {worker.pid}, {worker.state}, {worker.age_s} s old")
     return 0
 
 

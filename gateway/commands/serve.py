@@ -9,7 +9,8 @@ from pathlib import Path
 from shutil import which
 from socket import socket
 
-from config.settings import Metrics, advise
+from config.operating import Metrics
+from config.settings import advise
 from config.sources import Loaded, load
 from gateway.commands import CommandFailed
 from gateway.server.control import controlled

@@ -17,6 +17,7 @@ from gateway.management import Management
 from gateway.ports import SystemClock
 from gateway.server.aside import Aside
 from gateway.server.connections import SWEEP_S
+from gateway.server.container_metrics import ContainerMetrics
 from gateway.server.listener import CannotServe, url_of
 from gateway.telemetry import log_event, set_up_logging
 from gateway.wiring import open_builder, open_store
@@ -41,6 +42,7 @@ async def _work(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, log_event, "settings_need_a_restart")
     metrics = BuilderMetrics()
+    metrics.render_beside(ContainerMetrics())
     async with AsyncExitStack() as opened:
         store = await opened.enter_async_context(open_store(settings))
         if store.builds is None:

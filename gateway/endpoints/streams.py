@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import NotFound
+from gateway.errors import NotFound, Overloaded
 from gateway.metrics import Metrics
 from gateway.services.flags import FlagService
 from gateway.services.held import Held
@@ -50,6 +50,7 @@ async def listen(request: Request) -> ASGIApp:
     if len(streams) >= places.streams and places.mode != "off":
         metrics: Metrics = scope["state"]["metrics"]
         metrics.shed("streams", "full")
+        record.error = Overloaded.code
         return _Full()
     return _Events(held, read_last_id(scope["state"]["headers"]))
 

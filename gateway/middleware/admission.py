@@ -13,8 +13,8 @@ from config.edge import Concurrency
 from config.reload import Live
 from gateway.errors import Overloaded
 from gateway.metrics import Metrics
-from gateway.middleware.paths import partition_of
-from gateway.middleware.rate_limit import EXEMPT
+from gateway.middleware.paths import kind_of, partition_of
+from gateway.middleware.rate_limit import ALWAYS_ADMITTED
 from gateway.ports import Clock
 from gateway.refusing import cors_headers, reject, with_cors
 from gateway.resilience.adaptive import AdaptiveLimit, FixedLimit, Limit
@@ -59,7 +59,10 @@ class Admission:
 
     def refuse(self, scope: Scope) -> bytes | None:
         """A whole answer for a request that cannot be taken in; None for one that has been, and may go to the app."""
-        return None if self._place(scope) else self._refusal(scope)
+        if self._place(scope):
+            return None
+        self._metrics.turned_away(kind_of(scope["path"]))
+        return self._refusal(scope)
 
     def release(self, scope: Scope) -> None:
         """Take back the place of a request of which nothing came after all."""
@@ -81,7 +84,7 @@ class Admission:
         self._was_late = is_late
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in EXEMPT:
+        if scope["type"] != "http" or scope["path"] in ALWAYS_ADMITTED:
             await self._app(scope, receive, send)
             return
         ticket: Ticket | None = scope["state"].get("ticket")
@@ -91,6 +94,7 @@ class Admission:
             try:
                 await (self._arrive(scope) if ticket is None else self._take_turn(scope, ticket))
             except Overloaded:
+                self._metrics.turned_away(kind_of(scope["path"]))
                 await reject(with_cors(scope, send), _REFUSAL)
                 return
         try:
@@ -156,7 +160,7 @@ class Admission:
     def _place(self, scope: Scope) -> bool:
         """Whether the request has a place inside or in line."""
         path = scope["path"]
-        if path in EXEMPT:
+        if path in ALWAYS_ADMITTED:
             return True
         settings = self._live.settings
         if settings.concurrency is not self._settings:

@@ -21,10 +21,12 @@ class Kind(StrEnum):
     MANAGEMENT = "management"
     READINESS = "readiness"
     LIVENESS = "liveness"
+    STATUS = "status"
     ROOT = "root"
     OTHER = "other"
 
 
+STATUS: Final = "/_status"
 STREAM: Final = "/ofrep/v1/stream"
 CAPTURES: Final = ("/batch", "/e", "/i/v0/e", "/capture", "/track", "/engage", "/s")
 QUIET: Final = ("/api/early_access_features", "/api/surveys", "/api/web_experiments")
@@ -39,6 +41,7 @@ _KINDS: Final[dict[str, Kind]] = {
     STREAM: Kind.STREAMS,
     "/_readiness": Kind.READINESS,
     "/_liveness": Kind.LIVENESS,
+    STATUS: Kind.STATUS,
     "": Kind.ROOT,
     **dict.fromkeys(CAPTURES, Kind.CAPTURE),
     **dict.fromkeys(QUIET, Kind.CONFIG),

@@ -10,12 +10,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config.edge import ROUTES
 from gateway.errors import RateLimited
-from gateway.middleware.paths import Kind, kind_of
+from gateway.middleware.paths import STATUS, Kind, kind_of
 from gateway.refusing import reject
 from gateway.services.limits import LimitService
 from gateway.telemetry import RequestRecord
 
 EXEMPT: Final = frozenset({"/_readiness", "/_liveness"})
+ALWAYS_ADMITTED: Final = EXEMPT | {STATUS}
+"""What takes no place from anybody. How the service stands is asked for most when there is no place left."""
 _ROUTES: Final = dict.fromkeys(Kind, "other") | {
     **{kind: kind.value for kind in Kind if kind in ROUTES},
     Kind.REMOTE_CONFIG: "definitions",

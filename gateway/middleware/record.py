@@ -13,12 +13,14 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.reload import Live
+from gateway.errors import Overloaded, RateLimited
 from gateway.metrics import Metrics
 from gateway.middleware.paths import kind_of
 from gateway.ports import Clock
 from gateway.refusing import VARY
 from gateway.resilience.gate import Ticket
-from gateway.telemetry import RequestRecord
+from gateway.standing import stale_after_s
+from gateway.telemetry import RequestRecord, request_id_here
 
 MAX_DIGITS: Final = 9
 _VERSION_4: Final = (4 << 76) | (2 << 62)
@@ -32,6 +34,7 @@ class RecordRequests:
         self._live = live
         self._clock = clock
         self._metrics = metrics
+        self._stale_ms = 1000 * stale_after_s(live.settings.snapshots.refresh_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,6 +71,7 @@ class RecordRequests:
             await send(message)
 
         self._metrics.requests_in_flight += 1
+        before = request_id_here.set(record.request_id)
         try:
             await self._app(scope, receive, send_onwards)
         except asyncio.CancelledError:
@@ -77,10 +81,29 @@ class RecordRequests:
             if not record.is_stream or record.status is None:
                 self._answered(record)
             record.emit()
+            request_id_here.reset(before)
 
     def _answered(self, record: RequestRecord) -> None:
         self._metrics.requests_in_flight -= 1
-        self._metrics.request_ended(kind_of(record.path), record.status, record.duration_s())
+        outcome = outcome_of(record, self._stale_ms)
+        self._metrics.request_ended(kind_of(record.path), record.status, outcome, record.duration_s())
+
+
+def outcome_of(record: RequestRecord, stale_ms: float) -> str:
+    """What the request got in the end, in one word; `stale_ms` is the age from which a snapshot is stale."""
+    status = record.status
+    if status is None:
+        return "gone"
+    if record.error is None and status < 400:
+        if record.missing is not None:
+            return "partial"
+        age_ms = record.snapshot_age_ms
+        return "stale" if age_ms is not None and age_ms > stale_ms else "whole"
+    if record.error == Overloaded.code:
+        return "shed"
+    if status == RateLimited.status:
+        return "limited"
+    return "refused" if 400 <= status < 500 else "failed"
 
 
 def _budget_s(given: bytes | None, most_s: float) -> float:

@@ -88,26 +88,28 @@ class ReplaceMe(Message, frozen=True):
 
 
 class Render(Message, frozen=True):
-    """To a worker: send your metrics."""
+    """To a worker: send your metrics, or your status."""
 
     query: int
+    is_status: bool = False
 
 
 class Rendered(Message, frozen=True):
-    """From a worker: its metrics."""
+    """From a worker: its metrics, or its status."""
 
     query: int
     text: bytes
 
 
 class Gather(Message, frozen=True):
-    """From a worker: send it the metrics of all processes but itself."""
+    """From a worker: send it the metrics of all processes but itself, or their status."""
 
     query: int
+    is_status: bool = False
 
 
 class Gathered(Message, frozen=True):
-    """To a worker: metrics by the index of the worker, and those of the supervisor, under an empty one."""
+    """To a worker: metrics, or statuses, by the index of the worker, and the supervisor's under an empty one."""
 
     query: int
     texts: dict[str, bytes]

@@ -10,12 +10,13 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from gateway.server.reloading import Outcome
 from gateway.server.supervisor import Supervisor
+from gateway.standing import WorkerState
 from gateway.telemetry import log_event
 
 MAX_LINE_BYTES: Final = 4096
@@ -26,7 +27,7 @@ class Status(msgspec.Struct, frozen=True):
     """What the service is doing."""
 
     generation: int
-    workers: list[dict[str, Any]]
+    workers: list[WorkerState]
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,11 +111,8 @@ class _Session:
             case "restart":
                 return Answer(is_rolled=await supervisor.roll())
             case "status":
-                workers = [
-                    {"worker": it.index, "pid": it.pid, "state": it.state.value, "age_s": round(it.age_s(), 1)}
-                    for it in supervisor.children.values()
-                ]
-                return Answer(status=Status(supervisor.in_force.generation, workers))
+                report = supervisor.report()
+                return Answer(status=Status(report.generation, list(report.workers)))
         return Answer(error=f"no such command: {command[:40]!r}")
 
 

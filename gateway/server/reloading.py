@@ -14,9 +14,11 @@ import msgspec
 from config.reload import Plan, dumps, plan
 from config.settings import Settings
 from config.sources import InvalidConfiguration, Loaded
+from gateway.ports import SystemClock
 from gateway.server.channel import Commit, Go, Prepare
 from gateway.server.child import Child, State
 from gateway.server.tally import Tally
+from gateway.standing import Reloaded
 from gateway.telemetry import log_event, set_up_logging
 
 ANSWER_TIMEOUT_S: Final = 5.0
@@ -44,6 +46,7 @@ class InForce:
     ) -> None:
         self.settings = settings
         self.generation = 0
+        self.last: Reloaded | None = None
         self._load = load
         self._children = children
         self._tally = tally
@@ -55,6 +58,7 @@ class InForce:
         """Read the settings anew and put in force what can be. Not to be called while workers are being replaced."""
         outcome = await self._reload()
         self._tally.reloaded(outcome.result, self.generation)
+        self.last = Reloaded(result=outcome.result, at=SystemClock().now(), problems=outcome.problems)
         for problem in outcome.problems:  # A line each: together they would be cut at the bound on values.
             log_event("settings_problem", logging.ERROR, problem=problem)
         log_event("settings_reloaded", logging.INFO if outcome.is_good else logging.ERROR, result=outcome.result,

@@ -54,7 +54,9 @@ class InFlight:
         oldest = self._now() - max_s
         for request, (began, scope) in tuple(self._requests.items()):
             if began < oldest and not scope["state"].get("has_own_bounds"):
-                log_event("request_overdue", logging.WARNING, duration_s=round(self._now() - began, 1))
+                record = scope["state"].get("record")  # There is none while it waits for its place.
+                log_event("request_overdue", logging.WARNING, duration_s=round(self._now() - began, 1),
+                          request_id=record and record.request_id)  # fmt: skip
                 request.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from itertools import count
 from typing import Final
 
+import msgspec
+
 from config.reload import dumps
 from config.sources import Loaded
 from gateway.background import Background
@@ -37,6 +39,7 @@ from gateway.server.child import Child, State
 from gateway.server.gathering import Gathering
 from gateway.server.reloading import InForce, Outcome
 from gateway.server.tally import Tally
+from gateway.standing import SupervisorReport, WorkerState
 from gateway.telemetry import log_event
 
 START_TIMEOUT_S: Final = 60.0
@@ -79,7 +82,7 @@ class Supervisor:
         self._exit_code = 0
         self._changing = asyncio.Lock()
         """Held while workers are replaced or settings change, so that neither happens amid the other."""
-        self._gathering = Gathering(self.tally, self.children)
+        self._gathering = Gathering(self.tally, self.children, lambda: msgspec.json.encode(self.report()))
         self._background = Background()
 
     def __repr__(self) -> str:
@@ -147,8 +150,8 @@ class Supervisor:
                 child.answered(message)
             case ReplaceMe(reason=reason):
                 self._background.spawn(self._replace_alone(child, reason))
-            case Gather(query=query):
-                self._background.spawn(self._gathering.gather(child, query))
+            case Gather(query=query, is_status=is_status):
+                self._background.spawn(self._gathering.gather(child, query, is_status=is_status))
             case Rendered():
                 self._gathering.rendered(message)
 
@@ -254,6 +257,20 @@ class Supervisor:
         """Read the settings anew and put in force what can be, in all workers or in none."""
         async with self._changing:
             return await self.in_force.reload()
+
+    def report(self) -> SupervisorReport:
+        """What it knows of how the service stands."""
+        states = (
+            WorkerState(worker=it.index, pid=it.pid, state=it.state.value, age_s=round(it.age_s(), 1))
+            for it in self.children.values()
+        )
+        in_force = self.in_force
+        return SupervisorReport(
+            generation=in_force.generation,
+            wanted=in_force.settings.server.workers,
+            workers=tuple(sorted(states, key=lambda it: it.worker)),
+            reload=in_force.last,
+        )
 
     # Stopping.
 

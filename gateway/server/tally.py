@@ -1,4 +1,4 @@
-"""What the supervisor counts: its workers, how they ended, and what became of reloads.
+"""What the supervisor counts: its workers, how they ended, and what became of reloads; and what its container uses.
 
 Joined to the workers' own metrics by exposition.py. Invariant: as in metrics.py, labels come from closed sets.
 """
@@ -6,7 +6,8 @@ Joined to the workers' own metrics by exposition.py. Invariant: as in metrics.py
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.metrics import Families
+from gateway.families import Families
+from gateway.server.container_metrics import ContainerMetrics
 
 STATES: Final = ("starting", "accepting", "ready", "leaving")
 CAUSES: Final = ("exit", "killed", "crashed")
@@ -27,6 +28,7 @@ class Tally(Families):
         self._is_good = self._gauge("last_reload_good", "Whether the last reload left nothing to complain of.")
         self._is_good.set(1)
         self._generation = self._gauge("supervisor_settings_generation", "Times that settings were put in force.")
+        self.render_beside(ContainerMetrics())
         for cause in CAUSES:
             self._exits.labels(cause)
         for reason in REASONS:

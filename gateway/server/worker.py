@@ -12,8 +12,6 @@ import math
 import random
 import signal
 import socket
-from contextlib import suppress
-from itertools import count
 from time import process_time
 from typing import Any, Final
 
@@ -28,6 +26,7 @@ from gateway.middleware.admission import Admission
 from gateway.ports import Deadline, SystemClock
 from gateway.server.acceptor import Acceptor
 from gateway.server.aside import Aside
+from gateway.server.certificate import expires_at
 from gateway.server.channel import (
     Accepting,
     Begin,
@@ -35,7 +34,6 @@ from gateway.server.channel import (
     Committed,
     CutOff,
     Drain,
-    Gather,
     Gathered,
     Go,
     LameDuck,
@@ -49,14 +47,16 @@ from gateway.server.channel import (
     WorkerEnd,
     worker_end,
 )
+from gateway.server.colleagues import Colleagues
 from gateway.server.connections import SWEEP_S, Connections
 from gateway.server.engines import Serving, make_engine, name_of_engine, new_event_loop
-from gateway.server.exposition import merged
 from gateway.server.lifespan import running
 from gateway.server.listener import tls_context
+from gateway.server.machine import open_descriptors
 from gateway.server.process import open_files, resident_bytes
 from gateway.server.requests import InFlight
 from gateway.services.snapshots import SnapshotService
+from gateway.services.status import StatusService
 from gateway.telemetry import log_event, set_up_logging
 
 CLOSE_GRACE_S: Final = 2.0
@@ -65,7 +65,6 @@ LINGER_S: Final = 0.25
 """How long idle connections are kept once a worker stops: a request may be on its way on them."""
 SPARE_DESCRIPTORS: Final = 256
 """For everything that is no connection of a client."""
-GATHER_TIMEOUT_S: Final = 2.0
 COLLECT_AFTER: Final = (10_000, 20, 100)
 """Thresholds of the garbage collector: what requests leave is not cyclic, and looking through all of a large project
 takes 30 to 70 ms, in which nobody is answered. Python's own let that happen several times a second."""
@@ -113,8 +112,6 @@ class Worker:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._prepared: Settings | None = None
-        self._gathering: dict[int, asyncio.Future[dict[str, bytes]]] = {}
-        self._queries = count()
         self._leaving: asyncio.Task[None] | None = None
         self._background = Background()
         self._cut_off_at = math.inf
@@ -139,7 +136,8 @@ class Worker:
             name_of_engine(server),
             Serving(self._in_flight, state, self._connections, self._server, app.refuse, app.release),
         )
-        most = open_files() - SPARE_DESCRIPTORS
+        self._max_descriptors = open_files()
+        most = self._max_descriptors - SPARE_DESCRIPTORS
         self._acceptor = Acceptor(
             listener,
             self._engine.make_protocol,
@@ -148,10 +146,16 @@ class Worker:
             tls_context(server),
         )
         self._state = state
+        if server.tls_certificate:
+            # Of what is served from now on, whatever becomes of the file.
+            self._metrics.certificate_expires_at.set(expires_at(server.tls_certificate))
         self._metrics.at_scrape(self._measure)
+        status: StatusService = state["status"]
+        self._colleagues = Colleagues(self._index, self._channel.send, self._metrics.render, status.report)
         self._aside: Aside | None = None
         if metrics_listener is not None:
-            self._aside = Aside(metrics_listener, Management(self._live, self._all_metrics), self._server)
+            managing = Management(self._live, self._colleagues.metrics, self._colleagues.status)
+            self._aside = Aside(metrics_listener, managing, self._server)
 
     async def work(self) -> None:
         """Answer requests until told to stop."""
@@ -190,11 +194,10 @@ class Worker:
             case CutOff():
                 self._leave()
                 self._cut_off()
-            case Render(query=query):
-                self._channel.send(Rendered(query, self._metrics.render()))
-            case Gathered(query=query, texts=texts):
-                if (waiting := self._gathering.pop(query, None)) is not None and not waiting.done():
-                    waiting.set_result(texts)
+            case Render(query=query, is_status=is_status):
+                self._channel.send(Rendered(query, self._colleagues.own(is_status=is_status)))
+            case Gathered():
+                self._colleagues.gathered(message)
 
     def _prepare(self, message: Prepare) -> None:
         try:
@@ -290,18 +293,6 @@ class Worker:
             self._lag_s = max(0.0, at - before_s - LAG_S)
             self._app.sample_lag(self._lag_s, self._busy_ratio)
 
-    async def _all_metrics(self) -> bytes:
-        """The metrics of every process; of those that answer in time."""
-        query = next(self._queries)
-        waiting = self._gathering[query] = self._loop.create_future()
-        self._channel.send(Gather(query))
-        texts: dict[str, bytes] = {}
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GATHER_TIMEOUT_S):
-                texts = await waiting
-        self._gathering.pop(query, None)
-        return merged({**texts, str(self._index): self._metrics.render()})
-
     def _measure(self) -> None:
         metrics = self._metrics
         metrics.connections("idle", self._connections.idle)
@@ -309,4 +300,7 @@ class Worker:
         metrics.loop_lag_s.set(self._lag_s)
         metrics.busy_ratio.set(self._busy_ratio)
         metrics.resident_bytes.set(resident_bytes())
+        metrics.cpu_s.set(process_time())
+        metrics.open_descriptors.set(open_descriptors())
+        metrics.max_descriptors.set(self._max_descriptors)
         metrics.settings_generation.set(self._live.generation)

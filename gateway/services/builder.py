@@ -30,6 +30,8 @@ MIN_PAUSE_S: Final = 0.005
 BURST_S: Final = 0.25
 """So much of a second's builds may begin at once."""
 CLOSE_TIMEOUT_S: Final = 2.0
+BEHIND_S: Final = 60.0
+"""Far longer than an edit waits when all is well, and than the queue is left alone."""
 MAX_PROBLEM_CHARACTERS: Final = 500
 
 
@@ -54,6 +56,7 @@ class Builder:
         self._background = Background()
         self._outage = Outage("build_queue")
         self._looked_at = clock.monotonic()
+        self._oldest_s = 0.0
         metrics.at_scrape(lambda: metrics.heartbeat("queue", clock.monotonic() - self._looked_at))
         metrics.at_scrape(lambda: metrics.building.set(len(self._running)))
         metrics.at_scrape(lambda: metrics.peak_bytes.set(getrusage(RUSAGE_SELF).ru_maxrss * 1024))
@@ -77,6 +80,16 @@ class Builder:
             for task in (self._building, *self._running):
                 task.cancel()
         await self._until_idle()
+
+    @property
+    def problem(self) -> str | None:
+        """Why edits are not published soon; None when they are."""
+        silent_s = self._clock.monotonic() - self._looked_at
+        if silent_s > BEHIND_S:
+            return f"the queue of edits was not looked at for {silent_s:.0f} s"
+        if self._oldest_s > BEHIND_S:
+            return f"an edit has waited for {self._oldest_s:.0f} s"
+        return None
 
     async def _until_idle(self) -> None:
         with suppress(TimeoutError):
@@ -259,6 +272,7 @@ class Builder:
                 log_event("builder_crashed", logging.ERROR, exception=error)
             else:
                 self._metrics.backlog(backlog)
+                self._oldest_s = backlog.oldest_s
                 for project_id, size in backlog.anomalous:
                     if project_id not in known:
                         log_event("project_anomalous", logging.WARNING, project_id=project_id, bytes=size,

@@ -52,6 +52,8 @@ class ChangeListener:
         self._jitter = jitter
         self._outage = Outage(f"{source}_feed")
         self._pause_s = PAUSE_S
+        self.is_lost = False
+        """Whether there is no connection although one was tried."""
         self._beat_at = clock.monotonic()
         self._task: asyncio.Task[None]
         metrics.at_scrape(lambda: metrics.heartbeat(f"feed_{source}", clock.monotonic() - self._beat_at))
@@ -73,6 +75,7 @@ class ChangeListener:
             except Exception as error:  # A bug in an adapter must not end listening for good.
                 log_event("feed_crashed", logging.ERROR, source=self._source, exception=error)
             self._metrics.feed_connected(self._source, is_connected=False)
+            self.is_lost = True
             await asyncio.sleep(self._pause_s * self._jitter())
             self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S)
 
@@ -82,6 +85,7 @@ class ChangeListener:
             self._pause_s = PAUSE_S
             self._outage.succeeded()
             self._metrics.feed_connected(self._source, is_connected=True)
+            self.is_lost = False
             if project_id is not None:
                 self._metrics.change_told(self._source)
             self._told(project_id)

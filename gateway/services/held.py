@@ -8,8 +8,10 @@ from typing import Final
 
 from cachetools import LRUCache
 
+from config.settings import Snapshots
 from evaluator.snapshot import Snapshot
 from gateway.ports import Definitions
+from gateway.standing import Freshness, stale_after_s
 
 FLAG_BYTES: Final = 6 * 1024
 """What a compiled flag occupies beside its document; measured in bench/evaluation.py."""
@@ -94,6 +96,20 @@ class HeldSnapshots(LRUCache[str, Held]):
     def __delitem__(self, token: str) -> None:
         super().__delitem__(token)
         del self.everything[token]
+
+    def freshness(self, now: float, settings: Snapshots, *, unavailable: int) -> Freshness:
+        """How many are how current."""
+        stale_s = stale_after_s(settings.refresh_s)
+        ages = [now - held.confirmed_at for held in self.everything.values()]
+        expired = sum(age > settings.hard_ttl_s for age in ages)
+        stale = sum(stale_s < age <= settings.hard_ttl_s for age in ages)
+        return Freshness(
+            fresh=len(ages) - stale - expired,
+            stale=stale,
+            expired=expired,
+            unavailable=unavailable,
+            oldest_s=max(ages, default=0.0),
+        )
 
     def popitem(self) -> tuple[str, Held]:
         self._on_eviction()

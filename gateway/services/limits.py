@@ -13,10 +13,11 @@ from config.rates import Rates
 from config.reload import Live
 from gateway.client import Client
 from gateway.errors import RateLimited
-from gateway.metrics import Metrics
+from gateway.metrics import LIMITS, Metrics
 from gateway.ports import Clock
 from gateway.resilience.gcra import ALLOW, Decision, LocalLimiter, Outcome
 from gateway.resilience.limit_watch import LimitWatch, Reason, Suspicion
+from gateway.resilience.top_key import TopKey
 from gateway.telemetry import RequestRecord, log_event
 
 
@@ -36,6 +37,7 @@ class LimitService:
         self._proxies = live.settings.proxies
         self._local = LocalLimiter(clock, self._settings.max_keys, warn_ratio=self._settings.warn_ratio)
         self._watch = LimitWatch(clock)
+        self._top_keys = {limit: TopKey(clock) for limit in LIMITS}
         self._told: set[Suspicion] = set()
         metrics.at_scrape(self._measure)
 
@@ -61,6 +63,8 @@ class LimitService:
         own = limits.routes.get(route)
         key, rates = ("a:" + client.bucket, limits.address) if own is None else (f"{route}:{client.bucket}", own)
         decision = self._local.check(key, rates)
+        if rates:
+            self._top_keys["address"].count(key)
         if limits.is_fleet_wide and rates:
             decision = await self._ask_fleet(decision, key, rates, limits, record)
         is_denied = decision.outcome is Outcome.DENY
@@ -102,6 +106,7 @@ class LimitService:
     async def _check(self, limit: str, key: str, rates: Rates, limits: Limits, record: RequestRecord) -> None:
         if rates and limits.mode != "off":
             decision = self._local.check(key, rates)
+            self._top_keys[limit].count(key)
             if limits.is_fleet_wide:
                 decision = await self._ask_fleet(decision, key, rates, limits, record)
             self._judge(limit, decision, limits, record)
@@ -147,6 +152,8 @@ class LimitService:
 
     def _measure(self) -> None:
         self._metrics.limiter_keys.set(len(self._local))
+        for limit, top_key in self._top_keys.items():
+            self._metrics.limit_top_key_share.set(top_key.share(), limit)
         reasons = {suspicion.reason for suspicion in self.suspicions()}
         for reason in Reason:
             self._metrics.limit_suspended(reason, is_suspended=reason in reasons)

@@ -12,8 +12,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import mmh3
-from cachetools import LRUCache
-from msgspec import Struct
 
 from config.settings import Snapshots
 from evaluator.definitions import InvalidDefinitions
@@ -21,9 +19,11 @@ from evaluator.snapshot import Snapshot
 from gateway.errors import AuthenticationFailed, StoreError, Unavailable
 from gateway.metrics import Metrics
 from gateway.ports import Clock, Deadline, Definitions
+from gateway.services.absent import Absent, AbsentTokens
 from gateway.services.compiling import Compiler, tell
 from gateway.services.definitions import DefinitionService, Found, Versions
 from gateway.services.held import Held, HeldSnapshots
+from gateway.standing import Freshness
 from gateway.telemetry import log_event
 
 T = TypeVar("T")
@@ -40,13 +40,6 @@ TOLD_SPREAD_S: Final = 0.05
 """Over how long processes that were told of a change spread their questions."""
 CLOSE_TIMEOUT_S: Final = 1.0
 """How long closing waits for tasks it cancelled; an adapter that does not react must not hold the process."""
-
-
-class _Absent(Struct, frozen=True):
-    """Why there is no snapshot for a token, and until when this need not be asked again."""
-
-    error: type[AuthenticationFailed | Unavailable]
-    until: float
 
 
 class SnapshotService:
@@ -71,9 +64,8 @@ class SnapshotService:
         self.on_change: Callable[[str, Snapshot | None], None] = lambda _token, _snapshot: None
         """Told of each snapshot from when it is held, and of None for a token of no project."""
         self._held = HeldSnapshots(settings.max_bytes, settings.max_projects, metrics.snapshot_evictions.inc)
-        # Apart from what is held, so that made-up tokens cannot push out a snapshot.
-        self._absent: LRUCache[str, _Absent] = LRUCache(settings.max_unknown_tokens)
-        self._first_loads: dict[str, asyncio.Task[Held | _Absent]] = {}
+        self._absent = AbsentTokens(settings.max_unknown_tokens)
+        self._first_loads: dict[str, asyncio.Task[Held | Absent]] = {}
         # Apart, so that a request for a project not held does not wait until all changed ones are loaded.
         self._loads = asyncio.Semaphore(settings.max_loads)
         self._reloads = asyncio.Semaphore(settings.max_loads)
@@ -114,6 +106,15 @@ class SnapshotService:
         """Seconds since the store last said that this is current, or since it came from the shared cache."""
         return self._clock.monotonic() - held.confirmed_at
 
+    @property
+    def has_disk(self) -> bool:
+        return self._definitions.has_disk
+
+    def freshness(self) -> Freshness:
+        """How current the definitions of all projects are that are held, or that somebody asked for in vain."""
+        now = self._clock.monotonic()
+        return self._held.freshness(now, self._settings, unavailable=self._absent.unavailable(now))
+
     async def is_ready(self, deadline: Deadline) -> bool:
         """Whether a snapshot can be evaluated now: one is held and not too old, or there is somewhere to get one."""
         if not self._held:
@@ -149,27 +150,27 @@ class SnapshotService:
         if not load.done():
             raise Unavailable
         outcome = load.result()
-        if isinstance(outcome, _Absent):
+        if isinstance(outcome, Absent):
             raise self._refusal(outcome)
         return outcome
 
-    def _refusal(self, absent: _Absent) -> AuthenticationFailed | Unavailable:
+    def _refusal(self, absent: Absent) -> AuthenticationFailed | Unavailable:
         if absent.error is AuthenticationFailed:
             self._metrics.unknown_tokens.inc()
         return absent.error()
 
-    async def _load_first(self, token: str) -> Held | _Absent:
+    async def _load_first(self, token: str) -> Held | Absent:
         """From the stores, or else from disk; what the stores say later still replaces that."""
         remote = self._spawn(self._load(token))
         if self._definitions.has_disk:
             await asyncio.wait({remote}, timeout=DISK_GRACE_S)
-            if not remote.done() or isinstance(remote.result(), _Absent):
+            if not remote.done() or isinstance(remote.result(), Absent):
                 held = await self._from_disk(token, remote)
                 if held is not None:
                     return held
         return await asyncio.shield(remote)
 
-    async def _from_disk(self, token: str, remote: "asyncio.Task[Held | _Absent]") -> Held | None:
+    async def _from_disk(self, token: str, remote: "asyncio.Task[Held | Absent]") -> Held | None:
         absent = self._absent.get(token)
         if absent is not None and absent.error is AuthenticationFailed:
             return None
@@ -181,7 +182,7 @@ class SnapshotService:
         except InvalidDefinitions as error:
             tell(token, error)
             return None
-        if remote.done() and not isinstance(fresher := remote.result(), _Absent):
+        if remote.done() and not isinstance(fresher := remote.result(), Absent):
             return fresher
         age_s = max(0.0, (self._clock.now() - last.kept_at).total_seconds())
         held = self._hold(token, snapshot, last.definitions, "disk", self._clock.monotonic() - age_s)
@@ -192,7 +193,7 @@ class SnapshotService:
             held.is_loading = True  # Until `remote` ends, which then says how it stands.
         return held
 
-    async def _load(self, token: str) -> Held | _Absent:
+    async def _load(self, token: str) -> Held | Absent:
         """The project, now held; or why not. Takes its place among the loads under way."""
         now = self._clock.monotonic
         try:
@@ -314,15 +315,15 @@ class SnapshotService:
         else:  # The same in the shared cache says nothing of the store.
             held.wait(now, self._settings.refresh_s)
 
-    async def _forget(self, token: str) -> _Absent:
+    async def _forget(self, token: str) -> Absent:
         self._held.pop(token, None)
         self.on_change(token, None)
         absent = self._remember(token, AuthenticationFailed, self._settings.unknown_token_ttl_s)
         await self._definitions.forget(token)
         return absent
 
-    def _remember(self, token: str, error: type[AuthenticationFailed | Unavailable], ttl_s: float) -> _Absent:
-        absent = self._absent[token] = _Absent(error, self._clock.monotonic() + ttl_s)
+    def _remember(self, token: str, error: type[AuthenticationFailed | Unavailable], ttl_s: float) -> Absent:
+        absent = self._absent[token] = Absent(error, self._clock.monotonic() + ttl_s)
         return absent
 
     def _measure(self) -> None:

@@ -4,10 +4,11 @@ from config.address import Address
 from config.backends import Store
 from config.edge import Limits, Proxies
 from config.networks import Networks
+from config.operating import Log
 from config.rates import Rates, RateTable
 from config.reload import RELOADABLE, Live, dumps, loads, plan
 from config.server import Server
-from config.settings import FIELDS, Log, Requests, Settings
+from config.settings import FIELDS, Requests, Settings
 
 
 def test_plan__nothing_differs__changes_nothing() -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from config.address import Address
 from config.backends import Disk, Redis
+from config.reload import Live
 from config.settings import Settings
 from gateway import wiring
 from gateway.errors import StoreError, StoreUnavailable
 from gateway.metrics import Metrics
 from gateway.ports import Deadline, Definitions
+from gateway.services.status import StatusService
 from gateway.stores.redis import RedisCache
 from tests.builders import flag, project
 from tests.fakes import FakeClock
@@ -138,8 +140,10 @@ async def test_disk_path__decides_where_or_whether_anything_is_kept(
         sections = {"store": {"url": stores[store]}, "disk": {"path": path}}
         async with AsyncExitStack() as opened:
             settings = msgspec.convert(sections, Settings)
-            disk = await wiring._open_disk(opened, settings, FakeClock(), Metrics())
+            status = StatusService(Live(settings), FakeClock())
+            disk = await wiring._open_disk(opened, settings, FakeClock(), Metrics(), status)
             assert (disk is not None) is is_open
+            assert ["disk" for it in status.report().standings if it.name == "disk"] == ["disk"] * is_open
     assert folder.is_dir()
 
 

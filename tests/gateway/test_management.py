@@ -11,6 +11,8 @@ from config.rates import Rates
 from config.reload import Live
 from config.settings import Settings
 from gateway.management import Management
+from gateway.standing import Level
+from gateway.wire.status import Status
 
 
 async def rendered() -> bytes:
@@ -35,6 +37,29 @@ async def test_metrics__other_paths_and_methods__are_refused() -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 405, 404]
     assert answers[0].text == "flagstone_up 1\n"
     assert answers[0].headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+async def test_status__nobody_to_tell__is_not_there() -> None:
+    """Where nothing but metrics is told, as by `flagstone worker`, there is no status."""
+    async with client(live()) as ops:
+        assert (await ops.get("/_status")).status_code == 404
+
+
+async def test_status__told__is_for_programs_and_for_people() -> None:
+    """limits.management: operators get it as JSON or as a page, at the rates of metrics, and never from a cache."""
+    told = Status(Level.OK, None, "1", 0, (), (), (), None)
+
+    async def tell() -> Status:
+        return told
+
+    app = Management(live(management=Rates("3/minute")), rendered, tell)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ops") as ops:
+        answers = [await ops.get("/_status", params=query) for query in ({}, {"format": "html"}, {}, {})]
+    assert answers[0].json()["status"] == "ok"
+    assert answers[0].headers["cache-control"] == "no-store"
+    assert answers[1].headers["content-type"] == "text/html; charset=utf-8"
+    assert "script-src" not in answers[1].headers["content-security-policy"]
+    assert [it.status_code for it in answers] == [200, 200, 200, 429]
 
 
 async def test_metrics__websocket__is_closed() -> None:

@@ -68,7 +68,7 @@ async def test_requests__by_their_path__are_counted_under_a_closed_set(
 
 def test_request__client_went_away__is_gone(metrics: Metrics) -> None:
     """A request without an answer is counted as that."""
-    metrics.request_ended("flags", None, 0.1)
+    metrics.request_ended("flags", None, "gone", 0.1)
     name = 'flagstone_requests_total{endpoint="flags",status_class="gone"} 1.0'
     assert name in shown(metrics, "requests_total")
 

@@ -11,7 +11,8 @@ import pytest
 from config.address import Address
 from config.edge import Proxies
 from config.networks import Networks
-from config.settings import Log, Requests, Settings, Snapshots
+from config.operating import Log
+from config.settings import Requests, Settings, Snapshots
 from config.settings import Store as StoreSettings
 from gateway.ports import StoredFacts
 from gateway.stores.file import FileStore

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from config.settings import Log
+from config.operating import Log
 from gateway.telemetry import MAX_VALUE_CHARACTERS, log_event, masked, set_up_logging
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from gateway.__main__ import DEMO
@@ -64,7 +65,7 @@ class Service:
         """What `flagstone status` is told of each worker."""
         status = ask(str(self.folder / "control"), "status", PATIENCE_S).status
         assert status is not None
-        return status.workers
+        return [msgspec.structs.asdict(it) for it in status.workers]
 
     def workers(self) -> dict[int, int]:
         """The PIDs of workers that answer, by their numbers."""

@@ -104,6 +104,7 @@ def test_worker__edit_of_somebody_else__is_built_and_counted(
     until(lambda: "published" in worker.log, lambda: worker.log)
     until(lambda: 'builds_total{outcome="published"}' in metrics(), metrics)
     assert "flagstone_builder_heartbeat_age_seconds" in metrics()
+    assert "# TYPE flagstone_container_memory_bytes gauge" in metrics()
     worker.tell(signal.SIGHUP)
     until(lambda: "settings_need_a_restart" in worker.log, lambda: worker.log)
     assert httpx.get(where.split()[-1]).status_code == 200

@@ -14,7 +14,7 @@ import pytest
 from starlette.types import ASGIApp, Message
 
 from config.clients import Streams
-from config.edge import Limits
+from config.edge import Concurrency, Limits
 from config.rates import Rates, RateTable
 from config.reload import Live
 from config.server import Server
@@ -281,6 +281,18 @@ async def test_stream__in_the_metrics__is_answered_once_it_began() -> None:
         assert it.metric("requests_in_flight") == 0
         assert it.metric('request_duration_seconds_count{endpoint="streams"}') == 1
         assert it.metric('request_duration_seconds_sum{endpoint="streams"}') < 1
+
+
+async def test_stream__no_room__is_shed_in_the_metrics_though_its_status_is_good() -> None:
+    """A client that is told to come later got no stream, whatever the status that makes it come back."""
+    async with served(concurrency=Concurrency(streams=1)) as it:
+        listening, refused = Listener(it.app), Listener(it.app)
+        await settle()
+        assert (refused.head["status"], refused.has_ended) == (200, True)
+        assert it.metric('outcomes_total{endpoint="streams",outcome="whole"}') == 1
+        assert it.metric('outcomes_total{endpoint="streams",outcome="shed"}') == 1
+        listening.go()
+        await listening.task
 
 
 async def test_stream__in_the_log__does_not_show_the_token(caplog: pytest.LogCaptureFixture) -> None:

@@ -28,10 +28,10 @@ def asked(path: str = "/flags", *headers: tuple[bytes, bytes], method: str = "PO
 class Door:
     """Admission before an app in which each request stays until it is let go."""
 
-    def __init__(self, **chosen: Any) -> None:
+    def __init__(self, metrics: Metrics | None = None, **chosen: Any) -> None:
         self.clock = FakeClock()
         self.live = Live(Settings(concurrency=Concurrency(**chosen)))
-        self.admission = Admission(self._app, self.live, self.clock, Metrics())
+        self.admission = Admission(self._app, self.live, self.clock, metrics or Metrics())
         self.inside: list[Scope] = []
         self.waited_s = 0.0
         """What requests say that they waited for others."""

@@ -72,7 +72,7 @@ async def test_admission__health__is_always_taken_in(doors: list[Door]) -> None:
     """Health neither needs a place nor takes one."""
     at = door(doors, mode="fixed", limit=1, max_queued=0)
     assert statuses(await at.come(times=2)) == [None, 503]
-    for path in ("/_liveness", "/_readiness"):
+    for path in ("/_liveness", "/_readiness", "/_status"):
         assert at.admission.refuse(asked(path)) is None
         assert statuses(await at.come(asked(path))) == [None]
     assert at.admission.gates["flags"].in_flight == 1

@@ -25,6 +25,7 @@ from gateway.middleware.paths import CAPTURES, Kind, is_managed, kind_of, partit
         ("/ofrep/v1/stream", Kind.STREAMS, "streams"),
         ("/array/phc_one/config.js", Kind.CONFIG, "flags"),
         ("/_readiness", Kind.READINESS, "flags"),
+        ("/_status", Kind.STATUS, "flags"),
         ("/", Kind.ROOT, "flags"),
         ("/flags/nowhere", Kind.OTHER, "flags"),
         ("//flags", Kind.OTHER, "flags"),

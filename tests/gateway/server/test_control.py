@@ -11,25 +11,15 @@ from typing import Any
 
 import pytest
 
-from config.settings import Settings
-from config.sources import Loaded
 from gateway.server.control import ask, controlled, tell
-from gateway.server.reloading import InForce, Outcome
-from gateway.server.tally import Tally
-
-
-def load() -> Loaded:
-    raise AssertionError("nobody reads settings here")
+from gateway.server.reloading import Outcome
+from gateway.standing import SupervisorReport
 
 
 class Supervisor:
     """As much of a supervisor as commands reach."""
 
-    children: dict[int, Any] = {}
-
     def __init__(self) -> None:
-        self.in_force = InForce(Settings(), load, {}, Tally())
-        self.in_force.generation = 7
         self.reloads = 0
 
     async def reload(self) -> Outcome:
@@ -38,6 +28,9 @@ class Supervisor:
 
     async def roll(self) -> bool:
         return False
+
+    def report(self) -> SupervisorReport:
+        return SupervisorReport(generation=7, wanted=1, workers=())
 
 
 @pytest.fixture

@@ -304,3 +304,13 @@ async def test_build__bug_while_failing__is_no_end(monkeypatch: pytest.MonkeyPat
     assert problem is not None
     assert len(problem) == 500
     assert repr(Builder(bench.store, None, bench.settings, bench.clock, bench.metrics)) == "<Builder, 0/4 building>"
+
+
+async def test_problem__edits_wait_or_the_queue_is_not_looked_at__is_told() -> None:
+    """A builder that is stuck says so, and one that has nothing to do does not."""
+    bench = Bench()
+    assert bench.builder.problem is None
+    bench.builder._oldest_s = 90.0
+    assert bench.builder.problem == "an edit has waited for 90 s"
+    bench.clock.advance(120)
+    assert bench.builder.problem == "the queue of edits was not looked at for 120 s"

@@ -34,6 +34,18 @@ async def told(feed: FakeFeed, metrics: Metrics) -> AsyncIterator[list[int | Non
         yield told
 
 
+async def test_listener__connection_comes_and_goes__is_known(feed: FakeFeed) -> None:
+    """Whether announcements are listened for can be told at any time; before the first try nothing is lost."""
+    listener = ChangeListener("redis", feed, lambda _: None, FakeClock(), Metrics(), jitter=lambda: 1.0)
+    assert not listener.is_lost
+    async with listener:
+        await settle()
+        assert not listener.is_lost
+        feed.told.put_nowait(StoreUnavailable("lost"))
+        await settle()
+        assert listener.is_lost
+
+
 async def test_listener__changes_come__are_passed_on_and_counted(
     feed: FakeFeed, told: list[int | None], metrics: Metrics
 ) -> None:
