@@ -11,7 +11,7 @@ NODE_MODULES := $(if $(shell command -v npm),$(addsuffix /node_modules/.installe
 # Servers that tests start and no wheel has, taken from Debian's packages without root; elsewhere they must be installed.
 # One package at a time: releases differ in the names of libraries, and an unknown name would cost all the others.
 SERVERS := $(if $(shell command -v apt-get),$(VENV)/servers/.extracted)
-SERVER_PACKAGES := pgbouncer redis-server redis-tools libevent-2.1-7 libevent-2.1-7t64 libc-ares2 libjemalloc2 liblua5.1-0 liblzf1 lua-cjson lua-bitop haproxy nginx liblua5.3-0 liblua5.4-0 libopentracing1 libopentracing-c-wrapper0 libopentracing-c-wrapper0t64
+SERVER_PACKAGES := pgbouncer redis-server redis-tools libevent-2.1-7 libevent-2.1-7t64 libc-ares2 libjemalloc2 liblua5.1-0 liblzf1 lua-cjson lua-bitop haproxy nginx liblua5.3-0 liblua5.4-0 libopentracing1 libopentracing-c-wrapper0 libopentracing-c-wrapper0t64 prometheus
 # Chromium for the tests of browser clients, got the same way where no browser is on the PATH; and its pages' scripts.
 BROWSER_CLIENTS := tests/clients/browser
 BROWSER_PAGES := $(if $(shell command -v npm),$(BROWSER_CLIENTS)/dist/.built)

@@ -36,7 +36,7 @@ def unavailable(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def _found(name: str, *folders: Path) -> Path:
+def found(name: str, *folders: Path) -> Path:
     """The program of this name, or the test is skipped."""
     on_path = shutil.which(name)
     extracted = [EXTRACTED / "usr/bin", EXTRACTED / "usr/sbin", Path("/usr/sbin")]
@@ -148,7 +148,7 @@ class Postgres(Server):
         super().__init__("postgres")
         programs = _postgres_folder()
         data = self.folder / "data"
-        self.run(_found("initdb", *programs), "-D", data, "-U", "flagstone", "-A", "trust", "-E", "UTF8", "--no-sync")
+        self.run(found("initdb", *programs), "-D", data, "-U", "flagstone", "-A", "trust", "-E", "UTF8", "--no-sync")
         if certificate:
             options = (*options, "ssl=on", f"ssl_cert_file={self.write('server.crt', certificate)}",
                        f"ssl_key_file={self.write('server.key', key)}")  # fmt: skip
@@ -156,7 +156,7 @@ class Postgres(Server):
             f"port={self.port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}", "fsync=off",
             "synchronous_commit=off", "full_page_writes=off", "max_connections=200", *options,
         )  # fmt: skip
-        self._command = [_found("postgres", *programs), "-D", data, *(it for name in settings for it in ("-c", name))]
+        self._command = [found("postgres", *programs), "-D", data, *(it for name in settings for it in ("-c", name))]
         self.start()
 
     def start(self) -> None:
@@ -193,7 +193,7 @@ class Redis(Server):
 
     def __init__(self, *options: str) -> None:
         super().__init__("redis")
-        program = _found("redis-server", *_redis_folder())
+        program = found("redis-server", *_redis_folder())
         self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
                          "--dir", self.folder, *options]  # fmt: skip
         self.start()
@@ -213,7 +213,7 @@ class PgBouncer(Server):
 
     def __init__(self, host: str, port: int, *options: str) -> None:
         super().__init__("pgbouncer")
-        program = _found("pgbouncer")
+        program = found("pgbouncer")
         lines = (
             "[databases]", f"* = host={host} port={port} user=flagstone", "[pgbouncer]", "listen_addr = 127.0.0.1",
             f"listen_port = {self.port}", "unix_socket_dir =", "auth_type = any", "pool_mode = transaction",
@@ -316,7 +316,7 @@ def one_sentinel(one_redis: Redis) -> Iterator[str]:
     configuration = server.write("sentinel.conf", f"port {server.port}\nbind 127.0.0.1\n"
                                  f"sentinel monitor main 127.0.0.1 {one_redis.port} 1\n")  # fmt: skip
     with running(server):
-        program = _found("redis-server", *_redis_folder())
+        program = found("redis-server", *_redis_folder())
         server.launch([program, configuration, "--sentinel"], lambda: _accepts_redis(server.port))
         yield f"redis+sentinel://127.0.0.1:{server.port}/main/0"
 
