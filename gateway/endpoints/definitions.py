@@ -19,8 +19,9 @@ from gateway.services.local_definitions import LocalDefinitionService
 from gateway.services.quota import QuotaService
 from gateway.services.snapshots import SnapshotService
 from gateway.telemetry import RequestRecord
-from gateway.wire.definitions import accepts_gzip, read_token
+from gateway.wire.definitions import accepts_gzip
 from gateway.wire.etags import is_known
+from gateway.wire.query import read_parameters
 
 _REVALIDATED: Final = (b"cache-control", b"private, must-revalidate")
 _VARY: Final = (b"vary", b"Accept-Encoding")
@@ -39,7 +40,7 @@ async def local_evaluation(request: Request) -> ASGIApp:
     local: LocalDefinitionService = state["local_definitions"]
     snapshots: SnapshotService = state["snapshots"]
 
-    token = record.token = read_token(scope["query_string"])
+    token = record.token = read_parameters(scope["query_string"]).token
     if token is None:
         raise MissingToken
     began_s = record.duration_s()

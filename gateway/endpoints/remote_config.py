@@ -17,7 +17,8 @@ from gateway.services.limits import LimitService
 from gateway.services.local_definitions import LocalDefinitionService
 from gateway.services.snapshots import SnapshotService
 from gateway.telemetry import RequestRecord
-from gateway.wire.definitions import REDACTED, read_token
+from gateway.wire.definitions import REDACTED
+from gateway.wire.query import read_parameters
 
 CURRENT: Final = "@current"
 _MAX_DIGITS: Final = 18
@@ -36,7 +37,7 @@ async def remote_config(request: Request) -> ASGIApp:
 
     project_id = _project_id(request.path_params["project"])
     began_s = record.duration_s()
-    token = read_token(scope["query_string"])
+    token = read_parameters(scope["query_string"]).token
     if token is None and project_id is not None:
         token = await credentials.token_of(project_id, record.deadline)
     if token is None:

@@ -18,7 +18,8 @@ from gateway.services.held import Held
 from gateway.services.limits import LimitService
 from gateway.services.streams import Stream, StreamService
 from gateway.telemetry import RequestRecord
-from gateway.wire.events import MEDIA_TYPE, SIGN_OF_LIFE, come_back, opening, read_last_id, read_token, refetch
+from gateway.wire.events import MEDIA_TYPE, SIGN_OF_LIFE, come_back, opening, read_last_id, refetch
+from gateway.wire.query import read_parameters
 
 RETRY_MS: Final = (1000, 5000)
 """Between which a client waits before it comes back, so that all of them together do not come at once."""
@@ -39,7 +40,8 @@ async def listen(request: Request) -> ASGIApp:
     record: RequestRecord = scope["state"]["record"]
     if not record.settings.streams.is_enabled:
         raise NotFound
-    record.token = token = read_token(scope["query_string"])
+    # In the query, because browsers send no header of ours with these requests.
+    record.token = token = read_parameters(scope["query_string"]).token
     if token:
         await limits.check_token(token, record)
     held = await service.find(token, record.deadline)

@@ -6,18 +6,12 @@ that nobody is told another thing here than in the answer to a request.
 
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import parse_qsl
 
 from msgspec import json
 
 MEDIA_TYPE: Final = b"text/event-stream"
 SIGN_OF_LIFE: Final = b":\n\n"
 _MAX_ID_DIGITS: Final = 19
-
-
-def read_token(query_string: bytes) -> str | None:
-    """The project's token, which stands in the query because browsers send no header of ours with these requests."""
-    return dict(parse_qsl(query_string.decode("latin-1"))).get("token")
 
 
 def read_last_id(headers: Mapping[bytes, bytes]) -> int | None:

@@ -28,6 +28,7 @@ class Parameters(Struct, frozen=True):
     config: bool | None
     compression: str | None
     only_surveys: bool
+    token: str | None = None
 
 
 class FlagsQuery(Struct, frozen=True):
@@ -97,6 +98,7 @@ def _read_parameters(query_string: bytes) -> Parameters:
         config=None if config is None else _is_true(config),
         compression=given.get("compression"),
         only_surveys=_is_true(given.get("only_evaluate_survey_feature_flags", "")),
+        token=given.get("token"),
     )
 
 

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from gateway.wire.definitions import REDACTED, accepts_gzip, read_token
+from gateway.wire.definitions import REDACTED, accepts_gzip
+from gateway.wire.query import read_parameters
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from gateway.wire.definitions import REDACTED, accepts_gzip, read_token
 )
 def test_token__in_any_query__is_read(query: bytes, token: str | None) -> None:
     """The token is found beside whatever else SDKs send; an empty one is none."""
-    assert read_token(query) == token
+    assert read_parameters(query).token == token
 
 
 @pytest.mark.parametrize(

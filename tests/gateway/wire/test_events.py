@@ -6,7 +6,8 @@ Invariant: every message ends with an empty line, without which no client takes 
 import msgspec
 import pytest
 
-from gateway.wire.events import SIGN_OF_LIFE, opening, read_last_id, read_token, refetch
+from gateway.wire.events import SIGN_OF_LIFE, opening, read_last_id, refetch
+from gateway.wire.query import read_parameters
 
 MS = 1_795_271_954_397
 
@@ -24,7 +25,7 @@ MS = 1_795_271_954_397
 )
 def test_read_token__query__is_the_token_in_it(query: bytes, token: str | None) -> None:
     """A query without a token, or with an empty one, names no project; of two the last counts."""
-    assert read_token(query) == token
+    assert read_parameters(query).token == token
 
 
 @pytest.mark.parametrize(
