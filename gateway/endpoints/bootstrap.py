@@ -14,13 +14,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from evaluator.snapshot import Snapshot
+from gateway.endpoints.finding import find_project
 from gateway.endpoints.methods import JsonBytes, NotModified
 from gateway.endpoints.provenance import Header, degraded, note_snapshot
 from gateway.metrics import Metrics, Phase
 from gateway.ports import Clock, Deadline
 from gateway.services.flags import Answer, FlagService
 from gateway.services.held import Held
-from gateway.services.limits import LimitService
 from gateway.services.snapshots import SnapshotService
 from gateway.telemetry import RequestRecord
 from gateway.wire.bootstrap import script_of
@@ -75,21 +75,11 @@ async def post(request: Request) -> ASGIApp:
 async def _find(state: dict[str, Any], query: BootstrapQuery) -> tuple[Held, Deadline]:
     """The snapshot of the project, and until when to answer."""
     record: RequestRecord = state["record"]
-    limits: LimitService = state["limits"]
-    service: FlagService = state["flags"]
-    metrics: Metrics = state["metrics"]
-    record.token, record.shape = query.token, query.format
-    if query.token:
-        await limits.check_token(query.token, record)
-    began_s = record.duration_s()
-    deadline = record.deadline.within(record.settings.bootstrap.budget_ms / 1000 - began_s)
-    held = await service.find(query.token, deadline)
-    if query.is_batch:
-        held = copy(held)  # As it is now: a reload must not split it.
-    waited_s = record.duration_s() - began_s
-    record.waited_s += waited_s
-    metrics.phase(Phase.SNAPSHOT, waited_s)
-    return held, deadline
+    record.shape = query.format
+    deadline = record.deadline.within(record.settings.bootstrap.budget_ms / 1000 - record.duration_s())
+    held = await find_project(state, query.token, deadline)
+    # As it is now: a reload must not split a batch.
+    return (copy(held) if query.is_batch else held), deadline
 
 
 async def _answer(

@@ -14,13 +14,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from evaluator.types import Context
+from gateway.endpoints.finding import find_project
 from gateway.endpoints.methods import JsonBytes, NotModified
 from gateway.endpoints.provenance import Header, degraded, note_snapshot
 from gateway.errors import FlagNotFound, GatewayError, NotAuthenticated, OverQuota, TargetingKeyMissing
 from gateway.metrics import Metrics, Phase
 from gateway.services.flags import Answer, FlagService
 from gateway.services.held import Held
-from gateway.services.limits import LimitService
 from gateway.services.snapshots import SnapshotService
 from gateway.telemetry import RequestRecord
 from gateway.wire.etags import etag_of, is_known
@@ -145,21 +145,13 @@ async def _find(request: Request) -> tuple[str, Held]:
     """The project's token, and its snapshot."""
     state = request.scope["state"]
     record: RequestRecord = state["record"]
-    limits: LimitService = state["limits"]
-    service: FlagService = state["flags"]
     metrics: Metrics = state["metrics"]
     metrics.phase(Phase.BODY, record.duration_s())
     record.shape = "ofrep"
-    record.token = token = read_token(state["headers"])
+    token = read_token(state["headers"])
     if token is None:
         raise NotAuthenticated
-    await limits.check_token(token, record)
-    began_s = record.duration_s()
-    held = await service.find(token, record.deadline)
-    waited_s = record.duration_s() - began_s
-    record.waited_s += waited_s
-    metrics.phase(Phase.SNAPSHOT, waited_s)
-    return token, held
+    return token, await find_project(state, token, record.deadline)
 
 
 async def _read(request: Request, flag_key: str | None) -> Context:
