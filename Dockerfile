@@ -2,8 +2,10 @@ FROM python:3.13-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/flagstone
 COPY pyproject.toml README.md LICENSE ./
-COPY deploy/constraints.txt deploy/
+COPY deploy/constraints.txt deploy/haproxy.cfg deploy/
+COPY deploy/prometheus/alerts.yml deploy/prometheus/
 COPY config config
+COPY drills drills
 COPY evaluator evaluator
 COPY gateway gateway
 # Compiled here (as pip does), for the root file system may be read-only later.

@@ -16,15 +16,15 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from bench.load import run as run_load
-from bench.plan import LoadPlan
-from bench.report import Report
 from bench.stage import service
-from bench.timing import machine
+from drills.load.generator import run as run_load
+from drills.load.plan import LoadPlan
+from drills.load.report import Report
+from drills.machine import machine
+from drills.servers import Postgres, Redis, running
 from tests.drills.chaos import SETTINGS as CHAOS_SETTINGS
 from tests.drills.chaos import Chaos
 from tests.drills.publishing import Projects, Worker, cache_of, opened, token_of
-from tests.servers import Postgres, Redis, running
 
 BOUND_KB: Final = 128 * 1024
 """What a worker may occupy at most, whatever the projects are like."""

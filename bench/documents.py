@@ -15,7 +15,7 @@ import msgspec
 
 from bench.evaluation import DISTINCT_ID, project
 from bench.gateway import ROUNDS, Server, measure
-from bench.timing import machine
+from drills.machine import machine
 from gateway.server.engines import new_event_loop
 
 SECRET = "phs_bench_secret_token"

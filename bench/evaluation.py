@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 from posthog import Posthog
 
-from bench.timing import best_ns, machine
+from bench.timing import best_ns
+from drills.machine import machine
 from evaluator.evaluate import evaluate
 from evaluator.snapshot import Snapshot, build_snapshot
 from evaluator.types import Context, Facts

@@ -26,9 +26,9 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.evaluation import DISTINCT_ID, PROPERTIES, project
-from bench.timing import machine
 from config.reload import Live
 from config.sources import load
+from drills.machine import machine
 from evaluator.evaluate import evaluate
 from evaluator.snapshot import build_snapshot
 from evaluator.types import Context, Facts

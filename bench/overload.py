@@ -20,9 +20,9 @@ from typing import Any, Final
 import msgspec
 
 from bench.evaluation import project, with_condition, with_filters
-from bench.report import SLOT_S, Outcome, Report, Slot, sheet, time_line
 from bench.stage import Service, backends, service
-from bench.timing import machine
+from drills.load.report import SLOT_S, Outcome, Report, Slot, sheet, time_line
+from drills.machine import machine
 from tests.drills.conftest import TOKEN
 
 FLAGS: Final = 1000
@@ -73,8 +73,9 @@ class Target(msgspec.Struct, frozen=True):
         chosen = [it for seconds, rate in phases for it in ("--phase", f"{seconds}:{rate}")]
         return subprocess.Popen(
             [
-                sys.executable, "-m", "bench.load", f"{self.serving.url}/flags?v=2", "--json", "--probe", "/_readiness",
-                "--connections", str(connections), "--timeout", str(TIMEOUT_S), "--retries", str(retries),
+                sys.executable, "-m", "drills.load", f"{self.serving.url}/flags?v=2", "--json",
+                "--probe", "/_readiness", "--connections", str(connections),
+                "--timeout", str(TIMEOUT_S), "--retries", str(retries),
                 *self.asking, *chosen,
             ],
             stdout=subprocess.PIPE,

@@ -19,11 +19,11 @@ from typing import Any, Final
 
 import msgspec
 
-from bench.report import Histogram
 from bench.stage import service
-from bench.timing import machine
+from drills.load.report import Histogram
+from drills.machine import machine
+from drills.servers import Postgres, Redis, running
 from tests.drills.publishing import PATIENCE_S, REVISION, Asking, Worker, edited_flag, opened, token_of
-from tests.servers import Postgres, Redis, running
 
 try:
     from uvloop import new_event_loop

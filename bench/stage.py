@@ -18,12 +18,12 @@ import msgspec
 
 from config.address import Address
 from config.backends import DefinitionsPool, PersonsPool, WriterPool
+from drills.faults import FaultProxy
+from drills.servers import Postgres, Redis, running
 from gateway.document import read_document
 from gateway.stores.postgres import PostgresStore
 from tests.drills.conftest import whole_project
-from tests.faults import FaultProxy
 from tests.publishing import publish
-from tests.servers import Postgres, Redis, running
 
 
 class Backends:

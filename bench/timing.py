@@ -1,11 +1,8 @@
 """Interleaved timing: every contender gets a turn in every round, so that a noisy machine is unfair to none."""
 
 import gc
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 
 
 def best_ns(
@@ -32,14 +29,3 @@ def best_ns(
     finally:
         gc.enable()
     return best
-
-
-def machine() -> str:
-    """One line that says when and where a figure was taken."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"{when}, {os.cpu_count()} x {model}, {platform.system()}, Python {platform.python_version()}"

@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from drills.servers import NotInstalled
 from gateway.telemetry import JsonFormatter, TextFormatter
 from tests.servers import (  # noqa: F401 - fixtures for every test
     cluster_url,
@@ -26,13 +28,16 @@ from tests.servers import (  # noqa: F401 - fixtures for every test
     postgres,
     redis_server,
     sentinel_url,
+    unavailable,
 )
 
 PATIENCE_S = 30.0
 """How long a test waits for a process before it fails. Never reached when all is well."""
 
 
-AGAINST_THE_CLOCK = frozenset({"abuse", "balancers", "clients", "contracts", "deploy", "drills", "processes"})
+AGAINST_THE_CLOCK = frozenset(
+    {"abuse", "balancers", "clients", "contracts", "deploy", "drills", "processes", "rehearsal"}
+)
 """Folders of tests whose processes share the machine with whatever else runs on it."""
 
 _FOR_TESTS = tuple(
@@ -101,6 +106,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(Path(__file__).parent).parts[0] in AGAINST_THE_CLOCK:
             item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=2))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None]:
+    """A test that asks for what the machine does not have is skipped."""
+    with _skipping():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    with _skipping():
+        return (yield)
+
+
+@contextmanager
+def _skipping() -> Iterator[None]:
+    try:
+        yield
+    except NotInstalled as missing:
+        unavailable(str(missing))
 
 
 @pytest.fixture(autouse=True)

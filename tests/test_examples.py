@@ -20,9 +20,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from drills.servers import free_port
 from tests.builders import flag, project
 from tests.conftest import PATIENCE_S, ServerProcess
-from tests.servers import free_port, unavailable
+from tests.servers import unavailable
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NASTY = "</script><script>alert(1)</script><!--\"'&\u2028"

@@ -14,9 +14,9 @@ from typing import Protocol
 import httpx
 import pytest
 
+from drills.servers import Server, accepts, found, running
 from tests.balancers.backends import Backend
 from tests.conftest import ServerProcess
-from tests.servers import Server, _accepts, found, running
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BACKENDS = ("192.0.2.11:8000", "192.0.2.12:8000")
@@ -51,7 +51,7 @@ class Balancer(Server):
             "haproxy": ["-f", self._configuration],
             "nginx": ["-p", self.folder, "-e", "stderr", "-c", self._configuration],
         }
-        self.launch([found(self.name), *options[self.name]], lambda: _accepts(self.port))
+        self.launch([found(self.name), *options[self.name]], lambda: accepts(self.port))
         return self
 
 

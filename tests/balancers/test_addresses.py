@@ -6,9 +6,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from drills.faults import FaultProxy
 from tests.balancers.conftest import CLIENT, DEMO, TRUSTING, Balance, Balancer, Headers, ask, has_ipv6
 from tests.conftest import ServerProcess
-from tests.faults import FaultProxy
 
 StartServer = Callable[..., ServerProcess]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from drills.servers import free_port
 from tests.builders import condition, flag, person
 from tests.clients.browser_session import Open, Site, Visit
 from tests.clients.connecting import MakeStage
 from tests.clients.pages import details, ofrep_page, set_context
 from tests.clients.stage import ADA, FACTS, every_kind_of_flag
 from tests.conftest import ServerProcess
-from tests.servers import free_port
 
 pytestmark = pytest.mark.client
 

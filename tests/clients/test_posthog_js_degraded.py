@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from drills.servers import free_port
 from tests.builders import flag
 from tests.clients.browser_session import Open, Site, Visit
 from tests.clients.connecting import MakeStage
 from tests.clients.pages import loaded, posthog_page, refresh, values
 from tests.clients.stage import ADA, EXPECTED, FACTS, every_kind_of_flag
 from tests.conftest import ServerProcess
-from tests.servers import free_port
 
 pytestmark = pytest.mark.client
 

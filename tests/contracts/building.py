@@ -14,6 +14,7 @@ import pytest
 
 from config.address import Address
 from config.backends import DefinitionsPool
+from drills.servers import PgBouncer
 from gateway.building_ports import BuildStore, Job, Published
 from gateway.stores.postgres_builds import PostgresBuilds
 from gateway.stores.postgres_pool import PostgresPool
@@ -22,7 +23,6 @@ from gateway.stores.sqlite_builds import SqliteBuilds
 from gateway.stores.sqlite_lane import Lane
 from tests.fake_builds import FakeBuilds
 from tests.fakes import FakeClock
-from tests.servers import PgBouncer
 
 ADAPTERS = ("fake", "sqlite", "postgres", "pgbouncer")
 STORED = ADAPTERS[1:]

@@ -10,6 +10,7 @@ import pytest
 
 from config.address import Address
 from config.backends import DefinitionsPool
+from drills.servers import PgBouncer
 from gateway.editing_ports import Actor, Kind, ManagedStore, ReadFreeId, ReadItems, Work, Write
 from gateway.stores.postgres_managed import PostgresManaged
 from gateway.stores.postgres_pool import PostgresPool
@@ -17,7 +18,6 @@ from gateway.stores.postgres_transfer import Transfer
 from gateway.stores.sqlite_lane import Lane
 from gateway.stores.sqlite_managed import SqliteManaged
 from tests.fake_editing import FakeManagedStore
-from tests.servers import PgBouncer
 
 ADAPTERS = ("fake", "sqlite", "postgres", "pgbouncer")
 STORED = ADAPTERS[1:]

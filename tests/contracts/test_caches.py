@@ -10,12 +10,12 @@ import pytest
 
 from config.address import Address
 from config.backends import Disk, Redis
+from drills.servers import Redis as RedisServer
 from gateway.ports import Definitions
 from gateway.stores.disk import DiskStore
 from gateway.stores.redis import RedisCache
 from tests.fake_caches import FakeLastGood, FakeSharedCache
 from tests.fakes import FakeClock
-from tests.servers import Redis as RedisServer
 
 
 def definitions(token: str, version: int = 1, project_id: int = 1, size: int = 0) -> Definitions:

@@ -8,13 +8,13 @@ import pytest
 
 from config.address import Address
 from config.backends import Redis
+from drills.servers import Redis as RedisServer
+from drills.servers import free_port
 from gateway.errors import StoreError
 from gateway.ports import Usage
 from gateway.stores.redis_client import close, connect, digest
 from gateway.stores.redis_quota import KEYS, RedisQuota
 from tests.fake_caches import FakeUsageCounter
-from tests.servers import Redis as RedisServer
-from tests.servers import free_port
 
 SERVERS = {"redis": "redis_server", "redis-sentinel": "sentinel_url", "redis-cluster": "cluster_url"}
 

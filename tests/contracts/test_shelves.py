@@ -8,13 +8,13 @@ import pytest
 
 from config.address import Address
 from config.backends import Redis
+from drills.servers import Redis as RedisServer
 from gateway.building_ports import PART_BYTES, Published
 from gateway.errors import StoreError
 from gateway.ports import Definitions
 from gateway.stores.redis import RedisCache
 from gateway.stores.redis_shelf import RedisShelf
 from tests.fake_builds import FakeShelf
-from tests.servers import Redis as RedisServer
 
 SERVERS = {"redis": "redis_server", "redis-sentinel": "sentinel_url", "redis-cluster": "cluster_url"}
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from config.address import Address
 from config.backends import DefinitionsPool, PersonsPool, WriterPool
+from drills.servers import PgBouncer, Postgres
 from evaluator.definitions import InvalidDefinitions, ProjectDocument
 from gateway.document import WholeProject, read_document, write_document
 from gateway.errors import StoreError
@@ -21,7 +22,6 @@ from gateway.stores.sqlite import SqliteStore
 from tests.builders import flag
 from tests.fakes import FakeClock, FakeStore
 from tests.publishing import publish
-from tests.servers import PgBouncer, Postgres
 
 Put = Callable[[dict[str, Any]], Awaitable[None]]
 

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import yaml
 
+from drills.servers import found
 from gateway.builder_metrics import BuilderMetrics
 from gateway.metrics import Metrics
 from gateway.server.tally import Tally
-from tests.servers import found
 
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = ROOT / "deploy/prometheus/alerts.yml"

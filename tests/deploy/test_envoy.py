@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from config.settings import Settings
+from drills.servers import Server, accepts, found, running
 from tests.balancers.backends import Backend
 from tests.balancers.conftest import BACKENDS, CLIENT, DEMO, DEPLOY, TRUSTING, HasPort
 from tests.conftest import ServerProcess
 from tests.processes.listening import Listener
-from tests.servers import Server, _accepts, found, running
 
 TEXT = (DEPLOY / "envoy.yaml").read_text()
 FILE = yaml.safe_load(TEXT)
@@ -45,7 +45,7 @@ class Envoy(Server):
         spec = find_spec("envoy")
         program = found("envoy", *([Path(spec.origin).parent / "_bin"] if spec and spec.origin else []))
         options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
-        self.launch([program, "-c", self._configuration, *options], lambda: _accepts(self.port))
+        self.launch([program, "-c", self._configuration, *options], lambda: accepts(self.port))
         return self
 
     def ask(self, path: str = "/flags?v=2", *, headers: dict[str, str] | None = None) -> httpx.Response:

@@ -17,9 +17,9 @@ from functools import partial
 
 import asyncpg
 
+from drills.servers import Postgres, Redis
 from gateway.stores.redis import RedisCache
 from tests.drills.publishing import Asking, Projects, Worker
-from tests.servers import Postgres, Redis
 
 SETTINGS = (
     "builder.lease_s=1", "builder.verify_s=1", "builder.max_verifications_per_s=200", "builder.max_retry_s=1",

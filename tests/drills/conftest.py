@@ -18,13 +18,13 @@ import pytest
 
 from config.address import Address
 from config.backends import DefinitionsPool, PersonsPool, WriterPool
+from drills.faults import FaultProxy
+from drills.servers import Postgres, Redis
 from gateway.document import read_document
 from gateway.stores.postgres import PostgresStore
 from tests.builders import condition, flag, person, project
 from tests.conftest import ServerProcess
-from tests.faults import FaultProxy
 from tests.publishing import publish
-from tests.servers import Postgres, Redis
 
 TOKEN = "phc_drill"
 BUDGET_S = 0.4

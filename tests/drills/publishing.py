@@ -25,11 +25,11 @@ import msgspec
 from config.address import Address
 from config.backends import DefinitionsPool, PersonsPool, WriterPool
 from config.backends import Redis as RedisSettings
+from drills.servers import Redis
 from gateway.ports import ETAG_CHARACTERS
 from gateway.stores.postgres import PostgresStore
 from gateway.stores.redis import RedisCache
 from tests.builders import condition, flag, person, project
-from tests.servers import Redis
 
 PATIENCE_S = 30.0
 REVISION = "REVISION"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from drills.servers import Postgres, Redis, running
 from tests.conftest import ServerProcess
 from tests.drills.chaos import SETTINGS as CHAOS_SETTINGS
 from tests.drills.chaos import Chaos
 from tests.drills.publishing import Asking, Projects, Worker, cache_of, opened
-from tests.servers import Postgres, Redis, running
 
 BOUND_KB = 128 * 1024
 EDITS = 2000

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import redis
 
+from drills.servers import Redis, running
 from tests.drills.conftest import Stage, assert_answered
-from tests.servers import Redis, running
 
 Start = Callable[..., Stage]
 

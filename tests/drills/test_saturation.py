@@ -9,6 +9,8 @@ from statistics import median
 
 import asyncpg
 
+from drills.faults import FaultProxy
+from drills.servers import PgBouncer, Postgres, running
 from tests.drills.conftest import (
     BREAKER_S,
     BUDGET_S,
@@ -17,8 +19,6 @@ from tests.drills.conftest import (
     assert_answered,
     assert_nothing_left,
 )
-from tests.faults import FaultProxy
-from tests.servers import PgBouncer, Postgres, running
 
 Start = Callable[..., Stage]
 

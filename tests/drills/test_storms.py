@@ -10,6 +10,7 @@ import msgspec
 
 from config.address import Address
 from config.backends import DefinitionsPool, PersonsPool, WriterPool
+from drills.servers import Postgres
 from gateway.document import read_document
 from gateway.stores.postgres import PostgresStore
 from tests.builders import flag, project
@@ -21,7 +22,6 @@ from tests.drills.conftest import (
     assert_nothing_left,
 )
 from tests.publishing import publish
-from tests.servers import Postgres
 
 Start = Callable[..., Stage]
 FLAPPING_S = 60

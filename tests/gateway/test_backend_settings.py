@@ -13,6 +13,8 @@ from config.address import Address
 from config.backends import Breakers, DefinitionsPool, PersonsPool, WriterPool
 from config.settings import Overrides, Settings
 from config.settings import Snapshots as SnapshotSettings
+from drills.faults import FaultProxy
+from drills.servers import Postgres
 from evaluator.types import OverrideWrite
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
 from gateway.guards import Guards
@@ -23,10 +25,8 @@ from gateway.stores.postgres import PostgresStore
 from gateway.stores.postgres_pool import PostgresPool
 from tests.builders import flag, project
 from tests.fakes import FakeClock
-from tests.faults import FaultProxy
 from tests.gateway.assembly import services
 from tests.gateway.serving import MemoryStore, settle
-from tests.servers import Postgres
 
 POOLS = {"definitions_pool": DefinitionsPool, "persons_pool": PersonsPool, "writer_pool": WriterPool}
 NAMES = tuple(POOLS)

@@ -14,6 +14,9 @@ from config.address import Address
 from config.backends import Disk, Redis
 from config.reload import Live
 from config.settings import Settings
+from drills.faults import FaultProxy
+from drills.servers import Postgres
+from drills.servers import Redis as RedisServer
 from gateway import wiring
 from gateway.errors import StoreError, StoreUnavailable
 from gateway.metrics import Metrics
@@ -22,11 +25,8 @@ from gateway.services.status import StatusService
 from gateway.stores.redis import RedisCache
 from tests.builders import flag, project
 from tests.fakes import FakeClock
-from tests.faults import FaultProxy
 from tests.gateway.assembly import services
 from tests.gateway.serving import TOKEN, MemoryStore, one_project
-from tests.servers import Postgres
-from tests.servers import Redis as RedisServer
 
 
 def redis_settings(server: RedisServer, port: int | None = None, **changes: Any) -> Settings:

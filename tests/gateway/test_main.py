@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from drills.servers import Postgres
 from gateway.__main__ import DEMO, main
 from gateway.commands.transfer import PROGRESS_INTERVAL_S, Progress
 from gateway.document import read_document
 from tests.builders import NOW, condition, flag, person, project
 from tests.conftest import PATIENCE_S
-from tests.servers import Postgres
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -7,8 +7,8 @@ import asyncio
 import signal
 from collections.abc import Callable
 
-from bench.load import run
-from bench.plan import LoadPlan, flags_bodies
+from drills.load.generator import run
+from drills.load.plan import LoadPlan, flags_bodies
 from tests.balancers.conftest import Balance, balance, haproxy, nginx  # noqa: F401
 from tests.conftest import ServerProcess
 

@@ -14,15 +14,15 @@ import trustme
 
 from config.address import Address
 from config.backends import DefinitionsPool, PersonsPool, WriterPool
+from drills.faults import FaultProxy
+from drills.servers import PgBouncer, Postgres, running
 from gateway.document import read_document
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
 from gateway.ports import FactsQuery
 from gateway.stores import postgres_feed
 from gateway.stores.postgres import PostgresStore
 from gateway.stores.postgres_feed import PostgresFeed
-from tests.faults import FaultProxy
 from tests.publishing import publish
-from tests.servers import PgBouncer, Postgres, running
 
 SOON_S = 5.0
 QUERY = FactsQuery(1, ("u1",), properties=frozenset({"plan"}))

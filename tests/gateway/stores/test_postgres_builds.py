@@ -13,13 +13,13 @@ import pytest
 
 from config.address import Address
 from config.backends import DefinitionsPool
+from drills.servers import Postgres
 from gateway.building_ports import LeaseLost
 from gateway.stores import postgres_builds
 from gateway.stores.postgres_builds import PostgresBuilds
 from gateway.stores.postgres_pool import PostgresPool
 from gateway.stores.postgres_transfer import Transfer
 from tests.contracts.building import LEASE_S, Bench
-from tests.servers import Postgres
 
 PATIENCE_S = 10.0
 EDIT = "UPDATE flagstone.projects SET version = flagstone.next_version(version) WHERE id = 1"

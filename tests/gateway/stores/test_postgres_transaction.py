@@ -9,10 +9,10 @@ import pytest
 
 from config.address import Address
 from config.backends import WriterPool
+from drills.faults import FaultProxy
+from drills.servers import Postgres
 from gateway.errors import StoreError, StoreTimeout
 from gateway.stores.postgres_pool import MAX_TRIES, GivenUp, PostgresPool, Taken
-from tests.faults import FaultProxy
-from tests.servers import Postgres
 
 SOON_S = 5.0
 

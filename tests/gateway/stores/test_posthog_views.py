@@ -10,6 +10,7 @@ import pytest
 
 from config.address import Address
 from config.backends import DefinitionsPool, PersonsPool, WriterPool
+from drills.servers import Postgres
 from evaluator.evaluate import evaluate
 from evaluator.snapshot import build_snapshot
 from evaluator.types import Context, Facts
@@ -17,7 +18,6 @@ from gateway.document import read_document
 from gateway.errors import StoreError
 from gateway.ports import FactsQuery, StoredFacts
 from gateway.stores.postgres import PostgresStore
-from tests.servers import Postgres
 
 VIEWS = Path(__file__).parents[3] / "deploy" / "posthog-views.sql"
 

@@ -11,14 +11,14 @@ import pytest
 
 from config.address import Address
 from config.backends import Redis
+from drills.faults import FaultProxy
+from drills.servers import Redis as RedisServer
+from drills.servers import running
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
 from gateway.ports import Definitions
 from gateway.stores import redis_client
 from gateway.stores.redis import RedisCache
 from gateway.stores.redis_client import RedisFeed
-from tests.faults import FaultProxy
-from tests.servers import Redis as RedisServer
-from tests.servers import running
 
 TOKEN = "phc_secret_token"
 SOON_S = 5.0

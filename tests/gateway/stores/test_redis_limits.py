@@ -10,14 +10,14 @@ import pytest
 from config.address import Address
 from config.backends import Redis
 from config.rates import Rates
+from drills.faults import FaultProxy
+from drills.servers import Redis as RedisServer
 from gateway.ports import SystemClock
 from gateway.resilience.breaker import Breaker, BreakerPolicy, State
 from gateway.resilience.bulkhead import Bulkhead
 from gateway.resilience.gcra import Outcome
 from gateway.resilience.guard import Guard
 from gateway.stores.redis_limits import KEYS, RedisLimiter
-from tests.faults import FaultProxy
-from tests.servers import Redis as RedisServer
 
 RATES = Rates("5/hour")
 TIMEOUT_S = 0.4

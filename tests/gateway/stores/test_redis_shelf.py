@@ -9,14 +9,14 @@ import pytest
 
 from config.address import Address
 from config.backends import Redis
+from drills.faults import FaultProxy
+from drills.servers import Redis as RedisServer
 from gateway.building_ports import PART_BYTES
 from gateway.errors import StoreError
 from gateway.stores.redis import RedisCache, document_key, pointer_key
 from gateway.stores.redis_client import RedisFeed
 from gateway.stores.redis_shelf import STAGING_TTL_S, RedisShelf
 from tests.contracts.test_shelves import document, in_parts
-from tests.faults import FaultProxy
-from tests.servers import Redis as RedisServer
 
 KEY = document_key(7, 2)
 LARGE = 3 * PART_BYTES

@@ -11,10 +11,11 @@ import asyncpg
 import pytest
 import trustme
 
-from tests.servers import PgBouncer, Postgres, Redis, Server, running, unavailable
+from drills.servers import CannotStart, NotInstalled, PgBouncer, Postgres, Redis, Server, found, running
+from tests.servers import unavailable
 
 NEVER_UP = """
-from tests.servers import Server
+from drills.servers import Server
 
 server = Server("stuck")
 print(server.folder, flush=True)
@@ -75,7 +76,7 @@ async def test_postgres__with_a_certificate__speaks_tls_and_keeps_its_data_over_
 def test_server__never_comes_up__is_gone_with_the_interpreter() -> None:
     """A start that fails leaves no process and no folder behind."""
     done = subprocess.run(
-        [sys.executable, "-c", NEVER_UP], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=30,
+        [sys.executable, "-c", NEVER_UP], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=30,
         check=False,
     )  # fmt: skip
     assert "ZeroDivisionError" in done.stderr
@@ -87,8 +88,14 @@ def test_server__never_comes_up__is_gone_with_the_interpreter() -> None:
 
 def test_server__dies_at_once__shows_its_log() -> None:
     """What it wrote is what the failure says."""
-    with pytest.raises(AssertionError, match="no-such-option"):
+    with pytest.raises(CannotStart, match="no-such-option"):
         Redis("--no-such-option", "1")
+
+
+def test_found__nowhere__says_where_it_looked() -> None:
+    """What a machine does not have is named, with the folder that it may be put into."""
+    with pytest.raises(NotInstalled, match=r"no-such-server is neither installed nor in .*servers"):
+        found("no-such-server")
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])

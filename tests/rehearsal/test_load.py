@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from bench.load import length, run
-from bench.plan import LoadPlan, flags_bodies
-from bench.report import Histogram, Report, Slot, Stats, draw, table
+from drills.load.generator import length, run
+from drills.load.plan import LoadPlan, flags_bodies
+from drills.load.report import Histogram, Report, Slot, Stats, draw, table
 
 RATE = 200.0
 
@@ -301,7 +301,7 @@ async def test_command__json_and_plot__writes_both(tmp_path: Any) -> None:
         path = ":".join(it or "." for it in sys.path)
         arguments = ("--phase", "0.1:100", "--phase", "0.1:0", "--flags-body", "phc_x", "--json", "--plot", "out.svg")
         command = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.load", url, *arguments,
+            sys.executable, "-m", "drills.load", url, *arguments,
             cwd=tmp_path, env={"PYTHONPATH": path}, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         told, _ = await asyncio.wait_for(command.communicate(), 20)

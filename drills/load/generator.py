@@ -1,13 +1,11 @@
 """An open-model load generator for HTTP/1.1: requests are due at the planned rate, whatever became of those before.
 
-`python -m bench.load 'http://127.0.0.1:8000/flags?v=2' --rate 1000 --flags-body phc_token`. Counting is bench.report's.
+Its command line is in __main__.py; counting is report.py's.
 Latency counts from when an attempt was due, so that a stalled server cannot hide what it kept from being sent.
 Invariant: every attempt has exactly one outcome, and a run ends no later than one timeout after its schedule.
 """
 
-import argparse
 import asyncio
-import gc
 import itertools
 import socket
 import sys
@@ -15,20 +13,14 @@ import time
 from bisect import bisect
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from bench.plan import LoadPlan, flags_bodies
-from bench.report import GOOD, SLOT_S, Outcome, Report, Slot, Tally, draw, progress, seen, table
-from bench.timing import machine
-
-try:
-    from uvloop import new_event_loop
-except ImportError:
-    from asyncio import new_event_loop
+from drills.load.plan import LoadPlan
+from drills.load.report import GOOD, SLOT_S, Outcome, Report, Slot, Tally, seen
+from drills.machine import machine
 
 TICK_S: Final = 0.001
 UNTIL_CLOSE: Final = sys.maxsize
@@ -153,7 +145,7 @@ class Load:
         self._ends_at = self._starts_at + self._plan.seconds
         self._next = self._starts_at + next(self._due, self._plan.seconds)
         try:
-            while self._step(now := time.perf_counter()):  # noqa: ASYNC110 - It waits for time.
+            while self._step(now := time.perf_counter()):
                 await asyncio.sleep(TICK_S)
             self.tally.seal(now - self._starts_at + SLOT_S)
         finally:
@@ -273,44 +265,3 @@ async def run(plan: LoadPlan, watch: Callable[[Slot], None] | None = None) -> Re
         reconnects=load.connections - load.most_connections, lateness=tally.lateness.stats(),
         own_cpu=(time.process_time() - used) / seconds, slots=tally.slots, curve=tally.good.curve(),
     )  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
-    add = parser.add_argument
-    add("url")
-    add("--rate", type=float, default=1000.0, help="requests per second (default: 1000)")
-    add("--duration", type=float, default=10.0, help="seconds (default: 10)")
-    add("--phase", action="append", metavar="SECONDS:RATE", help="instead of both, any number of times")
-    add("--connections", type=int, default=256)
-    add("--body", type=Path, metavar="FILE", help="POST this (default: GET)")
-    add("--flags-body", metavar="TOKEN", help="POST requests for the flags of 1000 people")
-    add("--header", action="append", default=[], metavar="'NAME: VALUE'")
-    add("--timeout", type=float, default=3.0, help="seconds from when an attempt is due (default: 3)")
-    add("--retries", type=int, default=0, help="how often a failed request is sent again (default: 0)")
-    add("--retry-delay", type=float, default=0.1, help="seconds (default: 0.1)")
-    add("--probe", metavar="PATH", help="GET this ten times a second on a connection of its own")
-    add("--progress", action="store_true", default=sys.stderr.isatty(), help="a line each second, as on a terminal")
-    add("--json", action="store_true", help="print the report as JSON")
-    add("--plot", type=Path, metavar="FILE.svg")
-    chosen = parser.parse_args()
-    phases = (it.partition(":") for it in chosen.phase or [f"{chosen.duration}:{chosen.rate}"])
-    body = (chosen.body.read_bytes(),) if chosen.body else ()
-    plan = LoadPlan(
-        url=chosen.url, phases=tuple((float(seconds), float(rate)) for seconds, _, rate in phases),
-        bodies=flags_bodies(chosen.flags_body) if chosen.flags_body else body, headers=tuple(chosen.header),
-        connections=chosen.connections, timeout_s=chosen.timeout, retries=chosen.retries,
-        retry_delay_s=chosen.retry_delay, probe=chosen.probe,
-    )  # fmt: skip
-    gc.freeze()  # What is loaded is garbage at no time; looking through it would make attempts late.
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        report = runner.run(run(plan, progress if chosen.progress else None))
-    print(msgspec.json.encode(report).decode() if chosen.json else table(report))
-    for warning in report.warnings:
-        print(f"WARNING: {warning}", file=sys.stderr)
-    if chosen.plot:
-        chosen.plot.write_text(draw(report), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

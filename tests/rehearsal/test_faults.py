@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.faults import FaultProxy, Mode
+from drills.faults import FaultProxy, Mode
 
 SOON_S = 5.0
 

@@ -1,6 +1,6 @@
 """What a load run sends, and when.
 
-Sending it is bench.load's. Invariant: when a request is due depends on the plan alone, never on an answer.
+Sending it is generator.py's. Invariant: when a request is due depends on the plan alone, never on an answer.
 """
 
 from collections.abc import Iterator

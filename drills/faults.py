@@ -9,9 +9,10 @@ import random
 import socket
 import struct
 import threading
+from collections.abc import Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 Mode = Literal["none", "delay", "blackhole", "refuse", "reset", "bandwidth", "slow_close"]
 
@@ -75,7 +76,7 @@ class FaultProxy:
         """No fault from now on. What hung in a black hole is cut, as after a failover."""
         self._run(self._switch(Fault()))
 
-    def _run(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _switch(self, fault: Fault) -> None:
@@ -128,9 +129,8 @@ class FaultProxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         self.accepted += 1
+        task = cast("asyncio.Task[None]", asyncio.current_task())
         self._connections.add(task)
         self._writers.add(writer)
         upstream: asyncio.StreamWriter | None = None
