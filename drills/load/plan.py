@@ -17,6 +17,8 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
     bodies: tuple[bytes, ...] = ()
     headers: tuple[str, ...] = ()
     connections: int = 256
+    sources: tuple[str, ...] = ()
+    """Addresses of this machine that connections are made from in turn, as if each were somebody else."""
     max_waiting: int = 10_000
     timeout_s: float = 3.0
     retries: int = 0

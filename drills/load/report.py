@@ -7,15 +7,18 @@ import itertools
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from typing import Final, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal, TypeVar, get_args
 from xml.sax.saxutils import escape
 
 import msgspec
 
 Outcome = Literal["ok", "partial", "shed", "limited", "other", "timeout", "error", "cut", "unsent"]
 """`error` ended before its answer began, `cut` within it; `unsent` found the queue for a connection full."""
+Summary = Literal["good", "refused"]
+"""`refused` is shed or limited."""
 GOOD: Final[tuple[Outcome, ...]] = ("ok", "partial")
+REFUSED: Final[tuple[Outcome, ...]] = ("shed", "limited")
 FAILED: Final[tuple[Outcome, ...]] = ("other", "timeout", "error", "cut", "unsent")
 
 SLOT_S: Final = 0.1
@@ -45,6 +48,8 @@ class Slot(msgspec.Struct, frozen=True):
     limited: int
     failed: int
     p99_ms: float | None
+    partial: int = 0
+    """Of the goodput."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +64,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     retried: dict[Outcome, Stats]
     by_phase: list[dict[Outcome, Stats]]
     """All attempts by the phase in which they ended, from when they were in fact sent: what the server alone took."""
+    due_by_phase: list[dict[Outcome | Summary, Stats]]
+    """All attempts by the phase in which they ended, from when they were due: what whoever asked had to wait."""
     probe: dict[Outcome, Stats]
     statuses: dict[int, int]
     connections: int
@@ -87,6 +94,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if unsent := sum(each["unsent"].count for each in (self.first, self.retried) if "unsent" in each):
             found.append(f"{unsent} attempts were not sent: too many waited for a connection")
         return found
+
+
+Kind = TypeVar("Kind", bound=str)
 
 
 class Histogram:
@@ -134,6 +144,7 @@ class Tally:
         self.retried = {outcome: Histogram() for outcome in get_args(Outcome)}
         self.phases = [{outcome: Histogram() for outcome in get_args(Outcome)} for _ in range(phases)]
         """Filled by whoever knows when an attempt was sent."""
+        self.due_phases = [{it: Histogram() for it in (*get_args(Outcome), *get_args(Summary))} for _ in range(phases)]
         self.good = Histogram()
         self.lateness = Histogram()
         self.queued = 0
@@ -143,11 +154,15 @@ class Tally:
         """Of the slot under way."""
         self._counted = Counter[str]()
 
-    def add(self, outcome: Outcome, seconds: float, *, is_retry: bool) -> None:
+    def add(self, outcome: Outcome, seconds: float, phase: int = 0, *, is_retry: bool) -> None:
         (self.retried if is_retry else self.first)[outcome].add(seconds)
+        self.due_phases[phase][outcome].add(seconds)
         if outcome in GOOD:
             self.good.add(seconds)
+            self.due_phases[phase]["good"].add(seconds)
             self._good.append(seconds)
+        elif outcome in REFUSED:
+            self.due_phases[phase]["refused"].add(seconds)
 
     def seal(self, elapsed_s: float) -> None:
         """Close the slots that are over by now."""
@@ -159,14 +174,14 @@ class Tally:
             slot = Slot(
                 at_s=round(len(self.slots) * SLOT_S, 1), due=new["due"], retried=new["retried"], goodput=len(good),
                 shed=new["shed"], limited=new["limited"], failed=sum(new[outcome] for outcome in FAILED),
-                p99_ms=good[int(len(good) * 0.99)] * 1000 if good else None,
+                p99_ms=good[int(len(good) * 0.99)] * 1000 if good else None, partial=new["partial"],
             )  # fmt: skip
             self.slots.append(slot)
             if self._watch:
                 self._watch(slot)
 
 
-def seen(histograms: dict[Outcome, Histogram]) -> dict[Outcome, Stats]:
+def seen(histograms: Mapping[Kind, Histogram]) -> dict[Kind, Stats]:
     """Statistics of the outcomes that there were."""
     return {outcome: each.stats() for outcome, each in histograms.items() if each.count}
 

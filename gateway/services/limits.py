@@ -72,7 +72,7 @@ class LimitService:
         # A flood that is denied must not outnumber those that a misconfigured balancer hides.
         if is_internal or not is_denied:
             self._watch.observe(origin.address, is_internal, client.is_unproven, client.is_trusted)
-        if is_denied and is_internal:
+        if is_denied and is_internal and limits.is_balancer_spared:
             suspicion = self._watch.suspicion(origin.address, is_internal)
             if suspicion is not None:
                 self._metrics.rate_limited("address", "suspended")

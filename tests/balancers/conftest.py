@@ -4,7 +4,6 @@ Only addresses are put into the files; a file that has lost a line to change fai
 the tests of its module are over.
 """
 
-import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -14,13 +13,12 @@ from typing import Protocol
 import httpx
 import pytest
 
+from drills.balancer import addressed
 from drills.servers import Server, accepts, found, running
 from tests.balancers.backends import Backend
 from tests.conftest import ServerProcess
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-BACKENDS = ("192.0.2.11:8000", "192.0.2.12:8000")
-"""The addresses in the files, which are nobody's."""
 CLIENT = "127.0.0.2"
 """Where clients connect from; the balancer itself is 127.0.0.1 to flagstone."""
 DEMO = ("--demo", "--set", "log.format=json")
@@ -39,8 +37,8 @@ class Balancer(Server):
     def __init__(self, name: str, file: str, listen: str, backends: Sequence[HasPort]) -> None:
         super().__init__(name)
         addresses = [f"127.0.0.1:{self.port}", *([f"[::1]:{self.port}"] if has_ipv6() else [])]
-        text = _with_backends((DEPLOY / file).read_text(), [backend.port for backend in backends])
-        self._configuration = self.write(file, _replaced(text, listen, addresses))
+        text = addressed((DEPLOY / file).read_text(), listen, addresses, [backend.port for backend in backends])
+        self._configuration = self.write(file, text)
 
     @property
     def url(self) -> str:
@@ -64,31 +62,6 @@ def has_ipv6() -> bool:
             return True
     except OSError:
         return False
-
-
-def _marked(text: str, value: str) -> str:
-    """The one line that is marked for a change and has this value."""
-    lines = re.findall(rf"^.*{re.escape(value)}.*# CHANGE.*\n", text, re.MULTILINE)
-    assert len(lines) == 1, f"{value} must stand on one line, marked CHANGE"
-    return str(lines[0])
-
-
-def _replaced(text: str, line_with: str, addresses: Sequence[str]) -> str:
-    """The text with its line for listening once for each address."""
-    line = _marked(text, line_with)
-    keyword = line_with.split(maxsplit=1)[0]
-    return text.replace(line, "".join(line.replace(line_with, f"{keyword} {address}") for address in addresses))
-
-
-def _with_backends(text: str, ports: Sequence[int]) -> str:
-    """The text with as many lines for backends as there are ports, all like its first."""
-    first, second = (_marked(text, address) for address in BACKENDS)
-    assert first + second in text
-    lines = [
-        first.replace(BACKENDS[0], f"127.0.0.1:{port}").replace("server one", f"server number-{number}")
-        for number, port in enumerate(ports)
-    ]
-    return text.replace(first + second, "".join(lines))
 
 
 @pytest.fixture(scope="module")

@@ -288,6 +288,15 @@ async def test_suspended__the_other_header_is_read_after_a_reload__is_over() -> 
     assert door.service.suspicions() == []
 
 
+async def test_not_spared__untrusted_balancer__everybody_behind_it_has_one_rate() -> None:
+    """limits.is_balancer_spared: switched off, a mistake in proxies.trusted denies nearly everybody, but is told."""
+    door = Door()
+    assert await door.come_often(50, BALANCER, PUBLIC) == 50
+    door.reload(limits=Limits(address=Rates("10/minute"), is_balancer_spared=False))
+    assert await door.come_often(50, BALANCER, PUBLIC) == 0
+    assert len(door.service.suspicions()) == 1
+
+
 async def test_suspended__something_else_is_reloaded__stays() -> None:
     """A reload that leaves proxies as they are forgets no doubt."""
     door = Door()

@@ -1,0 +1,83 @@
+"""What a run has shown: measures of each phase from what was counted, and which lines held.
+
+Nothing is started here. Invariant: what was not measured holds no line.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from drills.load.report import SLOT_S, Report, Stats
+from drills.model import PHASES, Drill, Line, Load, Phase
+from drills.results import Judged
+from drills.witness import Seen
+
+CALM_S: Final = 1.0
+"""So long without a failure, and it is over."""
+
+Measures = dict[Phase, dict[str, float]]
+
+
+def measures(load: Load, report: Report, seen: Sequence[Seen], ready_s: Sequence[float], began: float) -> Measures:
+    """Everything in model.Measure that there is a value of. `began` is when `during` did, in seconds since 1970."""
+    found: Measures = {
+        phase: dict(_of_phase(counted)) for phase, counted in zip(PHASES, report.due_by_phase, strict=True)
+    }
+    for phase, each in found.items():
+        at = [it for it in seen if load.phase_of(it.at - began) == phase]
+        each["wrong"] = sum(it.is_wrong for it in at)
+        each["unready_answers"] = sum(it.is_unready for it in at)
+        if ready_s:
+            each["ready_s"] = max(ready_s)
+    recovered = _recovery_s(report, load.before_s + load.during_s)
+    if recovered is not None:
+        found["after"]["recovery_s"] = recovered
+    for phase, seconds in zip(PHASES, (load.before_s, load.during_s, load.after_s), strict=True):
+        good = report.due_by_phase[PHASES.index(phase)].get("good")
+        found[phase]["goodput_per_s"] = good.count / seconds if good else 0.0
+    return found
+
+
+def _of_phase(counted: Mapping[Any, Stats]) -> dict[str, float]:
+    def number(*kinds: str) -> int:
+        return sum(counted[kind].count for kind in kinds if kind in counted)
+
+    total = sum(stats.count for kind, stats in counted.items() if kind not in ("good", "refused"))
+    if not total:
+        return {}
+    shares = {
+        "failed_share": (total - number("good")) / total,
+        "partial_share": number("partial") / total,
+        "limited_share": number("limited") / total,
+        "shed_share": number("shed") / total,
+    }
+    if "good" in counted:
+        shares |= {"p50_ms": counted["good"].p50_ms, "p99_ms": counted["good"].p99_ms}
+    if "refused" in counted:
+        shares["refused_p99_ms"] = counted["refused"].p99_ms
+    return shares
+
+
+def _recovery_s(report: Report, ends_s: float) -> float | None:
+    """How long after this moment the first second begins in which nothing failed; None: there is none."""
+    after = [slot for slot in report.slots if slot.at_s >= ends_s - SLOT_S / 2]
+    calm = 0
+    for slot in after:
+        calm = 0 if slot.shed + slot.limited + slot.failed else calm + 1
+        if calm * SLOT_S >= CALM_S - SLOT_S / 2:
+            return max(0.0, round(slot.at_s - ends_s - CALM_S + SLOT_S, 1))
+    return None
+
+
+def judged(drill: Drill, found: Measures, query: Callable[[Line], float | None] | None) -> list[Judged]:
+    """Each line with its value. `query` answers those that ask Prometheus, where there is one."""
+    verdicts = []
+    for line in drill.lines:
+        if line.measure is not None:
+            value = found[line.phase].get(line.measure)
+        elif query is not None:
+            value = query(line)
+        else:
+            verdicts.append(Judged(line, None, holds=False, is_judged=False))
+            continue
+        verdicts.append(Judged(line, value, line.holds(value)))
+    return verdicts
