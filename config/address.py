@@ -88,7 +88,7 @@ def redis_problems(address: Address) -> Iterator[str]:
 
 
 def upstream_problems(address: Address) -> Iterator[str]:
-    """Why no events can be sent there."""
+    """Why nothing can be sent there."""
     text = address.reveal()
     if not address:
         return
@@ -103,7 +103,7 @@ def upstream_problems(address: Address) -> Iterator[str]:
     if not is_host or re.search(r"[^!-~]", text):
         yield f"names nothing after {address.scheme}:// that a request can go to"
     elif "@" in url.netloc:
-        yield "has a user or a password, and events are sent without"
+        yield "has a user or a password, which would not be sent"
     elif "?" in text or "#" in text:
         yield "has more than a host, a port and a path"
 

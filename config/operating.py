@@ -1,12 +1,24 @@
-"""Settings of what operators see: the log, the metrics, and how the service stands.
+"""Settings of what operators see: the log, the metrics, traces, and how the service stands.
 
 The rest of the tree is in settings.py. Invariant: what an operator must know of is told at any setting; only what went
 well may be left out.
 """
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
+
+from config.address import Address, upstream_problems
+from config.pairs import Pairs, SecretPairs
+
+TRACES_PATH: Final = "/v1/traces"
+"""Where OpenTelemetry's protocol has traces, below the address of a collector."""
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
+_OWN_HEADERS: Final = ("host", "content-type", "content-length", "transfer-encoding", "connection")
 
 
 class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,3 +85,91 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "above what one takes that waits for a database, and below the default of `requests.budget_ms`.",
         ),
     ] = 250.0
+
+
+class Traces(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """OpenTelemetry traces of requests, sent by OTLP over HTTP as protobuf. Needs the extra `traces`."""
+
+    url: Annotated[
+        Address,
+        Meta(
+            description="Where traces go, such as `http://collector:4318`; `/v1/traces` is put after it. Empty: there "
+            "are none, and what requests say of traces is not looked at.",
+        ),
+    ] = Address("")
+    headers: Annotated[
+        SecretPairs,
+        Meta(
+            description="What goes along with each call of `traces.url`, such as `authorization=Bearer%20abc`: pairs "
+            "separated by commas, with values percent-encoded where they have to be. Shown masked.",
+        ),
+    ] = SecretPairs("")
+    timeout_ms: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=600_000,
+            description="Time for one call of `traces.url`, all in all. One that fails is made again, five times at "
+            "most; requests wait for none.",
+        ),
+    ] = 10_000
+    sample_ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Part of the requests that are traced, taken by chance. Those that `traces.parents` are "
+            "believed about are traced if and only if their caller is.",
+        ),
+    ] = 0.01
+    parents: Annotated[
+        Literal["nobody", "inside", "proxies", "everybody"],
+        Meta(
+            description="Whose `traceparent` is believed, and with it whether to trace. `inside`: that of clients "
+            "which are in `proxies.trusted` themselves, so that nobody outside has requests traced. `proxies`: all "
+            "that comes from there, for proxies that begin traces, or drop what clients send. `everybody` is for a "
+            "service that only a network of one's own can reach.",
+        ),
+    ] = "inside"
+    max_queued: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Spans that may wait in one worker to be sent, or be on their way; what comes beyond is "
+            "dropped, and counted. Each takes about 200 bytes. The default is what some hundred traced requests per "
+            "second make in ten.",
+        ),
+    ] = 8192
+    service_name: Annotated[
+        str,
+        Meta(min_length=1, description="What this service is called in traces (`service.name`)."),
+    ] = "flagstone"
+    attributes: Annotated[
+        Pairs,
+        Meta(
+            description="What else is said of this service in traces, such as "
+            "`deployment.environment.name=production,service.namespace=shop`.",
+        ),
+    ] = Pairs("")
+
+
+def trace_problems(traces: Traces) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong: the settings concerned, and why."""
+    for problem in upstream_problems(traces.url):
+        yield ("traces.url",), problem
+    if traces.url.reveal().rstrip("/").endswith(TRACES_PATH):
+        yield ("traces.url",), f"ends with {TRACES_PATH}, which is put after it anyway"
+    for name in ("headers", "attributes"):
+        for problem in getattr(traces, name).problems():
+            yield (f"traces.{name}",), problem
+    for number, (name, value) in enumerate(traces.headers.items(), 1):
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            yield ("traces.headers",), f"part {number} is no header that can be sent"
+        elif name.lower() in _OWN_HEADERS:
+            yield ("traces.headers",), f"{name.lower()} is not for anybody to choose"
+    if traces.url:
+        try:
+            version("opentelemetry-proto")
+        except PackageNotFoundError:
+            yield ("traces.url",), "needs what is not installed here: pip install 'flagstone[traces]'"

@@ -27,7 +27,8 @@ from config.clients import Bootstrap, Capture, Keys, Quota, Streams, client_prob
 from config.edge import Concurrency, Limits, Proxies, edge_problems
 from config.management import Api, api_problems
 from config.networks import Networks
-from config.operating import Log, Metrics, Status
+from config.operating import Log, Metrics, Status, Traces, trace_problems
+from config.pairs import Pairs, SecretPairs
 from config.rates import Rates, RateTable
 from config.server import Server, server_problems
 
@@ -194,6 +195,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metrics: Metrics = Metrics()
     status: Status = Status()
     log: Log = Log()
+    traces: Traces = Traces()
 
 
 SECTIONS: Final[Mapping[str, type[Struct]]] = {section.name: section.type for section in fields(Settings)}
@@ -209,6 +211,8 @@ _NOUNS: Final = {
     Address: "text",
     bool: "true or false",
     Networks: "text",
+    Pairs: "text",
+    SecretPairs: "text",
     Rates: "rates",
     RateTable: "a table of rates",
 }
@@ -251,6 +255,7 @@ def check(settings: Settings) -> list[Problem]:
             for paths, message in client_problems(settings.quota, settings.capture, settings.store.url)
         ),
         *(Problem(paths, message) for paths, message in api_problems(settings.api)),
+        *(Problem(paths, message) for paths, message in trace_problems(settings.traces)),
         *_request_problems(settings.requests),
         *_breaker_problems(settings.breakers),
         *_builder_problems(settings.builder),

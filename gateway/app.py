@@ -13,6 +13,7 @@ from starlette.websockets import WebSocketClose
 
 from config.reload import Live
 from gateway import wiring
+from gateway.api import routes
 from gateway.api.app import ManagementApi
 from gateway.endpoints import (
     bootstrap,
@@ -37,8 +38,10 @@ from gateway.middleware.cors import AllowOrigins
 from gateway.middleware.paths import CAPTURES, QUIET, STATUS, STREAM, is_managed
 from gateway.middleware.rate_limit import LimitRate
 from gateway.middleware.record import RecordRequests
+from gateway.middleware.trace import TraceRequests
 from gateway.middleware.wire_guard import WireGuard
 from gateway.ports import Clock, SystemClock
+from gateway.traced_metrics import metrics_of
 
 _FLAGS = Methods(GET=flags.minimal, HEAD=flags.head, POST=flags.evaluate)
 _DEFINITIONS = Methods(GET=definitions.local_evaluation)
@@ -88,7 +91,7 @@ def create_app(
 ) -> Admission:
     """The service as one ASGI app. It opens the store in its lifespan, whose state the server must pass on."""
     clock = clock or SystemClock()
-    metrics = metrics or Metrics()
+    metrics = metrics or metrics_of(live.settings, clock)
 
     @asynccontextmanager
     async def lifespan(_: object) -> AsyncIterator[_State]:
@@ -101,6 +104,7 @@ def create_app(
         Middleware(ErrorBoundary),
         Middleware(WireGuard),
         Middleware(FindClient),
+        *([Middleware(TraceRequests, route_of)] if live.settings.traces.url else []),
         Middleware(LimitRate),
         Middleware(LimitBody),
     ]
@@ -110,6 +114,15 @@ def create_app(
     for wrapper, args, kwargs in reversed(middleware):
         app = wrapper(app, *args, **kwargs)
     return Admission(app, live, clock, metrics)
+
+
+def route_of(path: str) -> str | None:
+    """The route of a path, for whoever must not tell what a client put in its place; None when there is none."""
+    for route in ROUTES:
+        if route.path_regex.match(path):
+            return route.path_format.rstrip("/") or "/"
+    operations, _ = routes.find(path)
+    return next((operation.path for operation in operations.values()), None)
 
 
 class _State(wiring.Services):

@@ -28,6 +28,7 @@ LOAD_OUTCOMES: Final = ("hit", "miss", "error")
 FILL_OUTCOMES: Final = ("written", "unneeded", "limited", "failed")
 WRITE_OUTCOMES: Final = ("written", "retried", "failed", "dropped")
 EVENT_OUTCOMES: Final = ("forwarded", "refused", "failed", "full", "open", "stopped", "looped", "discarded")
+SPAN_OUTCOMES: Final = ("exported", "refused", "failed", "full", "stopped")
 LEARNED: Final = ("stored", "refused", "unknown", "full", "oversized", "undecodable", "failed", "stopped")
 CALL_OUTCOMES: Final = ("ok", "timeout", "error", "gone", "open", "busy", "skipped")
 BREAKER_STATES: Final = ("closed", "open", "half_open")
@@ -124,12 +125,14 @@ class Metrics(Families):
             "heartbeat_age_seconds", "Time since a background task last went round.", ("task",)
         )
         self.tasks = self._gauge("tasks", "Tasks in the event loop: what is under way, of all kinds.")
-        self.disk_writable = self._gauge("disk_writable", "Whether last known good definitions are being kept.")
+        self.disk_writable = self._reading("disk_writable", "Whether last known good definitions are being kept.")
         self._events = self._counter("event_requests_total", "Requests with events by their fate.", ("outcome",))
         self.event_bytes = self._counter("event_bytes_total", "What requests with events brought, as received.")
         self.event_bytes_buffered = self._gauge("event_bytes_buffered", "What waits to go upstream, or is on its way.")
         self._learned = self._counter("learned_total", "Updates of persons and groups from events.", ("outcome",))
         self.learning_waiting = self._gauge("learning_waiting", "Persons and groups that wait to be stored.")
+        self._spans = self._counter("trace_spans_total", "Spans of traces by what became of them.", ("outcome",))
+        self.spans_queued = self._gauge("trace_spans_queued", "Spans that wait to be sent, or are on their way.")
         self._limited = self._counter(
             "rate_limited_total", "Requests near a rate or beyond it, by what was done.", ("limit", "outcome")
         )
@@ -191,6 +194,7 @@ class Metrics(Families):
         self._change_of = bound(self._changes, FEEDS)
         self._event_of = bound(self._events, EVENT_OUTCOMES)
         self._learned_of = bound(self._learned, LEARNED)
+        self._spans_of = bound(self._spans, SPAN_OUTCOMES)
         self._turn_of = {(name, to): self._turns.labels(name, to) for name in DEPENDENCIES for to in BREAKER_STATES}
         self._write_of = bound(self._writes, WRITE_OUTCOMES)
         self._call_of = {(name, end): self._calls.labels(name, end) for name in DEPENDENCIES for end in CALL_OUTCOMES}
@@ -304,6 +308,9 @@ class Metrics(Families):
 
     def learned(self, outcome: str, updates: int = 1) -> None:
         self._learned_of[outcome].inc(updates)
+
+    def spans(self, outcome: str, spans: int) -> None:
+        self._spans_of[outcome].inc(spans)
 
     def heartbeat(self, task: str, age_s: float) -> None:
         self._heartbeat.labels(task).set(age_s)

@@ -20,6 +20,7 @@ from config.operating import Log
 from config.settings import Settings
 from gateway.log_writer import LineWriter
 from gateway.ports import Clock, Deadline
+from gateway.traces import Trace
 
 logger = logging.getLogger("flagstone")
 
@@ -92,6 +93,7 @@ class RequestRecord:
         "snapshot_version",
         "status",
         "token",
+        "trace",
         "user_agent",
         "waited_s",
     )
@@ -134,6 +136,7 @@ class RequestRecord:
         self.shape: str | None = None
         self.flags: int | None = None
         self.missing: str | None = None
+        self.trace: Trace | None = None
 
     def duration_s(self) -> float:
         """Seconds since the request arrived."""
@@ -150,30 +153,36 @@ class RequestRecord:
                 sampled_at = 1.0
             elif random() >= sampled_at:  # noqa: S311 - guards nothing
                 return
-        fields = {
-            "event": "request",
-            "request_id": self.request_id,
-            "method": self.method,
-            "path": self.path[:MAX_VALUE_CHARACTERS],
-            "client": self.client,
-            "status": self.status,
-            "duration_ms": round(duration_ms, 3),
-            "is_cancelled": self.is_cancelled,
-            "error": self.error,
-            "token": None if self.token is None else masked(self.token),
-            "project_id": self.project_id,
-            "snapshot_version": self.snapshot_version,
-            "snapshot_source": self.snapshot_source,
-            "snapshot_age_ms": self.snapshot_age_ms,
-            "shape": self.shape,
-            "flags": self.flags,
-            "missing": self.missing,
-            "user_agent": self.user_agent[:MAX_VALUE_CHARACTERS],
-            "sampled_at": sampled_at,
-        }
+        # By position: names would cost three times as much.
+        line = _RequestLine(
+            _time(time.time()),
+            "info",
+            "request",
+            self.request_id,
+            None if self.trace is None else self.trace.trace_id,
+            self.method,
+            self.path[:MAX_VALUE_CHARACTERS],
+            self.client,
+            self.status,
+            round(duration_ms, 3),
+            self.is_cancelled,
+            self.error,
+            None if self.token is None else masked(self.token),
+            self.project_id,
+            self.snapshot_version,
+            self.snapshot_source,
+            self.snapshot_age_ms,
+            self.shape,
+            self.flags,
+            self.missing,
+            self.user_agent[:MAX_VALUE_CHARACTERS],
+            sampled_at,
+        )
         if _lines is not None:
-            _lines.add(_encoded({"time": _time(time.time()), "level": "info", **fields}))
+            _lines.add(line)
             return
+        fields = msgspec.structs.asdict(line)
+        del fields["time"], fields["level"]
         # Made here, for the logger would look for its caller first.
         record = logging.LogRecord(logger.name, logging.INFO, "", 0, fields.pop("event"), None, None)
         vars(record)["fields"] = fields
@@ -194,6 +203,33 @@ class RequestRecord:
         return f"<RequestRecord {self.request_id} {self.method} {self.path!r} -> {self.status}>"
 
 
+class _RequestLine(msgspec.Struct, gc=False):
+    """The line of a request, with its fields in the order in which they are written."""
+
+    time: str
+    level: str
+    event: str
+    request_id: str
+    trace_id: str | None
+    method: str
+    path: str
+    client: str | None
+    status: int | None
+    duration_ms: float
+    is_cancelled: bool
+    error: str | None
+    token: str | None
+    project_id: int | None
+    snapshot_version: int | None
+    snapshot_source: str | None
+    snapshot_age_ms: int | None
+    shape: str | None
+    flags: int | None
+    missing: str | None
+    user_agent: str
+    sampled_at: float
+
+
 _lines: LineWriter | None = None
 """Where lines of requests go when there is nothing else to be done with them."""
 
@@ -207,7 +243,7 @@ def set_up_logging(log: Log, *, is_batched: bool = False) -> None:
     # What no line says need not be found out for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     vars(logging)["logAsyncioTasks"] = False
-    handler = LineWriter(sys.stderr) if is_batched else logging.StreamHandler()
+    handler = LineWriter(sys.stderr, _encoded) if is_batched else logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log.format == "json" else TextFormatter())
     logging.basicConfig(level=log.level.upper(), handlers=[handler], force=True)
     _lines = handler if isinstance(handler, LineWriter) and log.format == "json" else None
@@ -239,13 +275,17 @@ class TextFormatter(logging.Formatter):
 
 
 def _time(created: float) -> str:
-    second = int(created)
-    return f"{_second(second)}.{int((created - second) * 1000):03}+00:00"
+    return _millisecond(int(created * 1000))
 
 
 @lru_cache(4)
-def _second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+def _millisecond(number: int) -> str:
+    return f"{_second(number // 1000)}.{number % 1000:03}+00:00"
+
+
+@lru_cache(4)
+def _second(number: int) -> str:
+    return datetime.fromtimestamp(number, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -270,4 +310,5 @@ def _encoded(value: object) -> bytes:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
         # What cannot be written as UTF-8 is escaped, so that no value can break the line it stands in.
-        return json.dumps(value).encode("utf-8", "backslashreplace")
+        plain = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else value
+        return json.dumps(plain).encode("utf-8", "backslashreplace")

@@ -16,6 +16,7 @@ from gateway.services.learning import LearningService
 from gateway.telemetry import RequestRecord
 from gateway.wire.capture import ANSWER, MARK, read_updates, upstream_headers, upstream_target
 from gateway.wire.query import read_parameters
+from gateway.wire.trace_context import headers_of
 
 RECORDINGS = "/s"
 """Much, and nothing in it identifies anybody."""
@@ -38,6 +39,8 @@ async def capture(request: Request) -> ASGIApp:
     else:
         target = upstream_target(scope["path"], query_string)
         sent_on = upstream_headers(headers, state["client"].origin.text, record.request_id)
+        if record.trace is not None:
+            sent_on += headers_of(record.trace)
         forwarding.forward(scope["method"], target, sent_on, body)
     if learning is not None and scope["path"].rstrip("/") != RECORDINGS:
         try:

@@ -8,7 +8,7 @@ due.
 import asyncio
 import os
 import uuid
-from typing import Final
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,7 +67,7 @@ class RecordRequests:
                     *(NEAR_LIMIT if record.is_near_limit else ()),
                 ]
                 if record.is_stream:
-                    self._answered(record)
+                    self._answered(record, state)
             await send(message)
 
         self._metrics.requests_in_flight += 1
@@ -79,14 +79,16 @@ class RecordRequests:
             raise
         finally:
             if not record.is_stream or record.status is None:
-                self._answered(record)
+                self._answered(record, state)
             record.emit()
             request_id_here.reset(before)
 
-    def _answered(self, record: RequestRecord) -> None:
+    def _answered(self, record: RequestRecord, state: dict[str, Any]) -> None:
         self._metrics.requests_in_flight -= 1
         outcome = outcome_of(record, self._stale_ms)
         self._metrics.request_ended(kind_of(record.path), record.status, outcome, record.duration_s())
+        if record.trace is not None:
+            state["tracing"].ended(record, outcome)
 
 
 def outcome_of(record: RequestRecord, stale_ms: float) -> str:

@@ -1,6 +1,6 @@
-"""Hands events on to whoever takes them over HTTP.
+"""Hands events and traces on to whoever takes them over HTTP.
 
-What may wait, and what is given up, is decided by services/forwarding.py. Invariant: a request is made once, to the one
+What may wait, and what is given up, is decided by the services. Invariant: a request is made once, to the one
 address in the settings: nothing in an answer, a cookie or the environment leads it anywhere else.
 """
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-from config.clients import Capture
+from config.address import Address
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
@@ -23,17 +23,17 @@ _PORTS: Final = {"http": 80, "https": 443}
 class HttpUpstream:
     """Use as an async context manager: closing ends its connections."""
 
-    def __init__(self, settings: Capture) -> None:
-        url = urlsplit(settings.upstream.reveal())
+    def __init__(self, address: Address, *, timeout_ms: int, max_connections: int) -> None:
+        url = urlsplit(address.reveal())
         host = url.hostname or ""
         self._origin = (url.scheme.encode(), host.encode(), url.port or _PORTS[url.scheme])
         self._host = (b"host", url.netloc.encode())
         self._base = url.path.rstrip("/").encode()
-        self._timeouts = dict.fromkeys(("connect", "read", "write", "pool"), settings.timeout_ms / 1000)
+        self._timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout_ms / 1000)
         self._pool = httpcore.AsyncConnectionPool(
             # Of a server without TLS nothing is to be checked, and loading the authorities takes a while.
             httpcore.default_ssl_context() if url.scheme == "https" else None,
-            max_connections=settings.max_in_flight,
+            max_connections=max_connections,
             keepalive_expiry=KEEPALIVE_S,
         )
 

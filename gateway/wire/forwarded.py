@@ -46,6 +46,12 @@ def client_of(
     return walk(origin, joined, trusted, header)
 
 
+def is_trusted(peer: str | None, trusted: Networks) -> bool:
+    """Whether a connection from `peer` is a trusted proxy's."""
+    origin = origin_of(peer) if peer else None
+    return origin is not None and _is_among(trusted, origin.text)
+
+
 @lru_cache(8192)
 def _walk(peer: Origin, joined: bytes, trusted: Networks, header: Header) -> Client:
     """From the trusted peer to the nearest hop that is not trusted."""
