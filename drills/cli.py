@@ -68,7 +68,7 @@ def run(
         signal.signal(signal.SIGTERM, handler)
     if len(drills) > 1:
         page = report.overview(results, folder, not_run)
-        print(f"\n{columns(tables.overview(results))}")
+        print(f"\n{columns(tables.verdicts(results))}")
         print(*(f"not run: {name}" for name in not_run), f"\noverview: {page}", sep="\n")
     return PASSED if not not_run and all(it.has_passed for it in results) else NOT_PASSED
 

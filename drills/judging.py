@@ -51,7 +51,8 @@ def _of_phase(counted: Mapping[Any, Stats]) -> dict[str, float]:
         "shed_share": number("shed") / total,
     }
     if "good" in counted:
-        shares |= {"p50_ms": counted["good"].p50_ms, "p99_ms": counted["good"].p99_ms}
+        good = counted["good"]
+        shares |= {"p50_ms": good.p50_ms, "p90_ms": good.p90_ms, "p99_ms": good.p99_ms}
     if "refused" in counted:
         shares["refused_p99_ms"] = counted["refused"].p99_ms
     return shares

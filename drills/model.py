@@ -14,7 +14,7 @@ Phase = Literal["before", "during", "after"]
 PHASES: Final[tuple[Phase, ...]] = ("before", "during", "after")
 
 Measure = Literal[
-    "failed_share", "partial_share", "limited_share", "shed_share", "goodput_per_s", "p50_ms", "p99_ms",
+    "failed_share", "partial_share", "limited_share", "shed_share", "goodput_per_s", "p50_ms", "p90_ms", "p99_ms",
     "refused_p99_ms", "wrong", "unready_answers", "recovery_s", "ready_s",
 ]  # fmt: skip
 """Shares are of all attempts of a phase. Refusing is failing: its caller has no flags. A partial answer is an answer.

@@ -74,11 +74,13 @@ def standing(drill: Drill, settings: dict[str, Value], check: str, say: Say) -> 
             stage.pgbouncer = PgBouncer("127.0.0.1", postgres.port, *topology.pgbouncer)
             opened.enter_context(running(stage.pgbouncer))
         _start_flagstones(stage, topology, settings, opened, say)
+        _start_prometheus(stage, drill.minute_s, opened, say)  # It takes as long as they do.
+        for flagstone in stage.flagstones:
+            flagstone.wait_until_ready(PATIENCE_S)
         if topology.has_balancer:
             stage.balancer = HAProxy([instance.port for instance in stage.instances], check)
             opened.enter_context(running(stage.balancer))
             stage.balancer.start()
-        _start_prometheus(stage, drill.minute_s, opened, say)
         yield stage
 
 
@@ -120,8 +122,6 @@ def _start_flagstones(
     stage.instances += [made(f"instance-{number}", Instance) for number in range(1, topology.instances + 1)]
     if topology.has_builder:
         stage.builder = made("builder", Builder)
-    for flagstone in stage.flagstones:
-        flagstone.wait_until_ready(PATIENCE_S)
 
 
 def _start_prometheus(stage: Stage, minute_s: float, opened: ExitStack, say: Say) -> None:

@@ -7,6 +7,7 @@ color says is said by its darkness or its hatching too.
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
+from math import isfinite
 from typing import Final, Literal, NamedTuple
 
 from matplotlib.axes import Axes
@@ -55,11 +56,11 @@ def scales(drill: Drill, *runs: Run) -> Scales:
     columns = [column for run in runs for column in _columns(run)]
     latencies = [ms for column in columns if (ms := _p99(column)) is not None]
     ended = [sum(_per_s(column, count) for *_, count in OUTCOMES) for column in columns]
-    busiest = max(1.0, *ended, *(_per_s(column, _asked) for column in columns))
+    busiest = max([1.0, *ended, *(_per_s(column, _asked) for column in columns)])
     p99 = (min(latencies, default=1.0) / 1.5, max(latencies, default=10.0) * 1.5)
     values: dict[str, list[float]] = {}
     for run in runs:
-        for name, points in run.series.items():
+        for name, points in _series(run).items():
             values.setdefault(name, []).extend(value for _, value in points)
     series = {name: (min(0.0, *each), max(0.0, *each) * 1.08 or 1.0) for name, each in values.items() if each}
     return Scales(-drill.load.before_s, drill.load.during_s + drill.load.after_s, busiest * 1.06, p99, series)
@@ -70,7 +71,7 @@ def picture(drill: Drill, run: Run, scale: Scales) -> bytes:
     from matplotlib import rc_context
 
     lanes = _lanes(run.alerts)
-    curves = [(name, points) for name, points in run.series.items() if points]
+    curves = [(name, points) for name, points in _series(run).items() if points]
     heights = [0.3, 2.5, 1.5, *(0.95 for _ in curves), 0.2 + 0.2 * max(len(lanes), 1)]
     with rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH_IN, sum(heights) + 1.0 + 0.12 * len(heights)), layout="constrained")
@@ -92,7 +93,8 @@ def picture(drill: Drill, run: Run, scale: Scales) -> bytes:
             axis.plot(*zip(*points, strict=True), color="#2b5f8a", linewidth=1.3)
             axis.set_ylim(*scale.series[name])
             _entitle(axis, name)
-        _draw_alerts(alerts, lanes, scale)
+        none = "Alerts: none fired" if words.is_watched(run) else "Alerts: not watched"
+        _draw_alerts(alerts, "Alerts" if lanes else none, lanes, scale)
         axes[0].set_xlim(scale.begins_s, scale.ends_s)
         alerts.set_xlabel("seconds from the fault; shaded: while it lasts")
         file = io.BytesIO()
@@ -186,8 +188,8 @@ def _lanes(alerts: Sequence[Alerted]) -> list[tuple[str, list[Alerted]]]:
     return sorted(lanes, key=lambda lane: min(it.from_s for it in lane[1]))
 
 
-def _draw_alerts(axis: Axes, lanes: Sequence[tuple[str, list[Alerted]]], scale: Scales) -> None:
-    axis.set_title("Alerts" if lanes else "Alerts: none fired", loc="left", fontsize=9, pad=4)
+def _draw_alerts(axis: Axes, title: str, lanes: Sequence[tuple[str, list[Alerted]]], scale: Scales) -> None:
+    axis.set_title(title, loc="left", fontsize=9, pad=4)
     _bare(axis)
     axis.set_ylim(max(len(lanes), 1), 0)
     for at, (name, each) in enumerate(lanes):
@@ -216,6 +218,11 @@ def _place(alerts: Sequence[Alerted], scale: Scales) -> tuple[float, str, Litera
     if bars[0][0] - scale.begins_s > room:
         return bars[0][0], INK, "right"
     return place, INK, "left"
+
+
+def _series(run: Run) -> dict[str, list[tuple[float, float]]]:
+    """Where a curve has a value: a quantile of nothing is NaN."""
+    return {name: [point for point in points if isfinite(point[1])] for name, points in run.series.items()}
 
 
 def _columns(run: Run) -> Iterator[list[Slot]]:

@@ -76,7 +76,11 @@ def _report(result: Result, pictures: Mapping[str, bytes]) -> Iterator[str]:
             beside = f" without the {escape(run.without)}" if run.without else ""
             fired = tables.alerts(result, run)
             yield f"<h2>Alerts{beside}</h2>"
-            yield html_table(fired) if fired.rows else "<p>None fired.</p>"
+            yield (
+                html_table(fired)
+                if fired.rows
+                else f"<p>{'None fired' if words.is_watched(run) else 'Not watched'}.</p>"
+            )
     yield "<h2>What was done, and what was seen</h2>"
     yield html_table(tables.timeline(result.run))
     if result.without is not None:

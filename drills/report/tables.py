@@ -125,7 +125,10 @@ def _failed(run: Run | None) -> str:
 def remarks(result: Result) -> list[str]:
     """What whoever reads the figures must know: what was not there, and whether the load was as it should be."""
     runs = [it for it in (result.run, result.without) if it is not None]
-    return list(dict.fromkeys(it for run in runs for it in (*run.missing, *run.load.warnings)))
+    found = [it for run in runs for it in (*run.missing, *run.load.warnings)]
+    if result.drill.without and result.without is None:
+        found.append(f"The run without the {result.drill.without.protection} was left out.")
+    return list(dict.fromkeys(found))
 
 
 def alerts(result: Result, run: Run) -> Table:
@@ -142,7 +145,8 @@ def alerts(result: Result, run: Run) -> Table:
         for it in sorted(run.alerts, key=lambda it: it.from_s)
     ]
     fired = {it.name for it in run.alerts}
-    rows += [(name, "", "never", "", "must fire") for name in must if name not in fired]
+    seen = "never" if words.is_watched(run) else "not watched"
+    rows += [(name, "", seen, "", "must fire") for name in must if name not in fired]
     return Table(("Alert", "Severity", "From", "Until", ""), rows)
 
 
@@ -199,6 +203,12 @@ def overview(results: Sequence[Result]) -> Table:
         "Alerts", "Protection", "Verdict",
     )  # fmt: skip
     return Table(head, [tuple(_summary(result)) for result in results])
+
+
+def verdicts(results: Sequence[Result]) -> Table:
+    """The overview as narrow as a terminal: without alerts and protections."""
+    head, rows = overview(results)
+    return Table((head[0], head[-1], *head[1:7]), [(row[0], row[-1], *row[1:7]) for row in rows])
 
 
 def _summary(result: Result) -> Iterator[str]:

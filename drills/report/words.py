@@ -7,11 +7,11 @@ from typing import Final
 
 from drills.load.report import Outcome
 from drills.model import Line, Measure
-from drills.results import Alerted, Judged, Run
+from drills.results import OF_THE_MACHINE, Alerted, Judged, Run
 
 NAMES: Final[dict[Measure, str]] = {
     "failed_share": "Failed", "partial_share": "Partial", "limited_share": "Limited (429)", "shed_share": "Shed (503)",
-    "goodput_per_s": "Answered", "p50_ms": "p50", "p99_ms": "p99", "refused_p99_ms": "p99 of refusals",
+    "goodput_per_s": "Answered", "p50_ms": "p50", "p90_ms": "p90", "p99_ms": "p99", "refused_p99_ms": "p99 of refusals",
     "wrong": "Wrong answers", "unready_answers": "Refused though ready", "recovery_s": "Recovered after",
     "ready_s": "Slowest start",
 }  # fmt: skip
@@ -87,14 +87,20 @@ def answers(run: Run) -> str:
     return ", ".join(f"{OUTCOMES[outcome]} {share(stats.count / total)}" for outcome, stats in ordered) or NOTHING
 
 
+def is_watched(run: Run) -> bool:
+    """Whether there was a Prometheus that alerts could have come from."""
+    return not any("prometheus" in it.lower() for it in run.missing)
+
+
 def first_alert(run: Run) -> Alerted | None:
     """The first alert after the fault."""
-    return min((it for it in run.alerts if it.from_s >= 0), key=lambda it: it.from_s, default=None)
+    of_the_fault = (it for it in run.alerts if it.from_s >= 0 and it.name not in OF_THE_MACHINE)
+    return min(of_the_fault, key=lambda it: it.from_s, default=None)
 
 
 def noticed(run: Run, minute_s: float) -> str:
     """The first alert after the fault, and when it fired."""
     first = first_alert(run)
     if first is None:
-        return "by no alert"
+        return "by no alert" if is_watched(run) else NOTHING
     return f"{first.name}, after {number(first.from_s)} s ({minutes(first.from_s / minute_s)} by its rule's clock)"

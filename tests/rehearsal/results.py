@@ -25,7 +25,7 @@ DRILL = Drill(
         lasted_min=108.0, failed_share=0.78, symptom="504", noticed_after_min=27.0,
     ),
     topology=Topology(instances=2, has_builder=True, settings={"persons_pool.acquire_timeout_ms": 300}),
-    load=Load(rate=120.0, retries=1),
+    load=Load(rate=120.0, retries=1, before_s=8, during_s=24, after_s=12),
     timeline=(Step(at_s=0, do="blackhole", to="postgres"), Step(at_s=24, do="heal", to="postgres")),
     lines=(
         Line(name="failed", what="Requests fail as rarely as before", measure="failed_share", at_most=0.001),

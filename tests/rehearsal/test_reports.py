@@ -154,6 +154,22 @@ def test_alerts__without_the_protection__none_is_wrong_to_fire() -> None:
     assert [row[-1] for row in rows] == ["may fire", "must fire"]
 
 
+def test_alerts__no_prometheus__are_not_said_to_have_stayed_away(tmp_path: Path) -> None:
+    """Where nothing could have fired, the report does not say that nothing has."""
+    made = run(alerts=[], missing=["No Prometheus, so no alert is judged"])
+    unwatched = result(run=made, drill=replace(DRILL, alerts=("FlagstoneDown",)))
+    assert [row[2] for row in tables.alerts(unwatched, made).rows] == ["not watched"]
+    assert tables.then_and_now(unwatched).rows[-1][-1] == words.NOTHING
+    quiet = result(run=made, drill=replace(DRILL, alerts=()))
+    assert "<p>Not watched.</p>" in report.write(quiet, tmp_path).read_text()
+
+
+def test_remarks__run_that_was_left_out__is_told() -> None:
+    """A verdict that was reached without the run that shows what the protection is for says so."""
+    assert tables.remarks(result(without=None)) == ["The run without the breakers was left out."]
+    assert tables.remarks(result()) == []
+
+
 def test_then_and_now__incident__has_what_callers_saw_and_when_it_was_noticed() -> None:
     """The incident stands beside both runs, in the same words."""
     head, rows = tables.then_and_now(result())
@@ -241,7 +257,12 @@ def test_picture__two_runs__have_the_same_axes() -> None:
 def test_picture__nothing_to_draw__is_a_picture() -> None:
     """A drill in which nobody was answered and nothing was seen has a report too."""
     slots = [replace(slot, goodput=0, partial=0, p99_ms=None) for slot in run().load.slots]
-    unanswered = run(alerts=[], series={"nothing": []}, happened=[], load=replace(run().load, slots=slots))
+    unanswered = run(
+        alerts=[],
+        series={"nothing": [], "NaN": [(0.0, float("nan"))], "flat": [(0.0, 0.0)]},
+        happened=[],
+        load=replace(run().load, slots=slots),
+    )
     for it in (unanswered, replace(unanswered, load=replace(unanswered.load, slots=[]))):
         assert plot.picture(DRILL, it, plot.scales(DRILL, it)).startswith(b"\x89PNG")
 
