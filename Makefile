@@ -20,7 +20,7 @@ BROWSER := $(if $(shell for name in $(BROWSERS); do command -v $$name; done),,$(
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint bench soak mutations constraints clean
+.PHONY: help run test check lint bench drills soak mutations constraints clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
@@ -47,6 +47,11 @@ bench: $(VENV)/.develops $(SERVERS) ## Run the benchmarks
 	$(BIN)/python -m bench.startup
 	$(BIN)/python -m bench.gateway
 	$(BIN)/python -m bench.documents
+	$(BIN)/python -m bench.kit
+	$(BIN)/python -m bench.sizing
+
+drills: $(VENV)/.develops $(SERVERS) ## Rehearse all outages; reports go to drill-reports
+	$(BIN)/flagstone drill run all
 
 soak: $(VENV)/.develops $(SERVERS) ## Ten minutes of load with random faults of the backends
 	$(BIN)/python -m bench.soak

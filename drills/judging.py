@@ -12,7 +12,7 @@ from drills.results import Judged
 from drills.witness import Seen
 
 CALM_S: Final = 1.0
-"""So long without a failure, and it is over."""
+"""So long without a failure at the end, and it is over."""
 
 Measures = dict[Phase, dict[str, float]]
 
@@ -59,14 +59,14 @@ def _of_phase(counted: Mapping[Any, Stats]) -> dict[str, float]:
 
 
 def _recovery_s(report: Report, ends_s: float) -> float | None:
-    """How long after this moment the first second begins in which nothing failed; None: there is none."""
+    """How long after this moment something failed for the last time; None: until the end, for all that is known."""
     after = [slot for slot in report.slots if slot.at_s >= ends_s - SLOT_S / 2]
-    calm = 0
-    for slot in after:
-        calm = 0 if slot.shed + slot.limited + slot.failed else calm + 1
-        if calm * SLOT_S >= CALM_S - SLOT_S / 2:
-            return max(0.0, round(slot.at_s - ends_s - CALM_S + SLOT_S, 1))
-    return None
+    if not after:
+        return None
+    failing = [slot.at_s + SLOT_S for slot in after if slot.shed + slot.limited + slot.failed]
+    if failing and failing[-1] > after[-1].at_s + SLOT_S - CALM_S:
+        return None
+    return round(failing[-1] - ends_s, 1) if failing else 0.0
 
 
 def judged(drill: Drill, found: Measures, query: Callable[[Line], float | None] | None) -> list[Judged]:

@@ -20,8 +20,8 @@ Measure = Literal[
 """Shares are of all attempts of a phase. Refusing is failing: its caller has no flags. A partial answer is an answer.
 
 wrong: answers with a flag that differs from the healthy one and does not say that it is missing. unready_answers:
-requests that an instance which called itself ready could not answer. recovery_s: from the end of `during` until no
-request fails for a second. ready_s: the longest that an instance took to be ready after a start within the drill.
+requests that an instance which called itself ready could not answer. recovery_s: from the end of `during` until a
+request failed for the last time. ready_s: the longest that an instance took to be ready after a start within the drill.
 """
 
 Value = str | int | float | bool

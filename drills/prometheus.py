@@ -79,7 +79,7 @@ class Prometheus(Server):
         for series in self._series(query, begins, ends):
             for at, value in series["values"]:
                 sums[at] = sums.get(at, 0.0) + float(value)
-        return sorted(sums.items())
+        return sorted((at, value) for at, value in sums.items() if math.isfinite(value))
 
     def alerted(self, begins: float, ends: float) -> list[Alerted]:
         """The alerts that fired between two moments, each time that they did; of all instances together."""

@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from gateway.commands import serving_worker
 
             return serving_worker.run(args)
+        if args.command == "drill":
+            # It needs no settings: what it starts has settings of its own.
+            return int(resolve_name(f"gateway.commands.{args.runs}")(args))
         args.overrides = [f"store.url=file:{DEMO}", "log.format=text", *args.set] if args.demo else args.set
         loaded = load(args.config, os.environ, args.overrides)
         exit_code: int = resolve_name(f"gateway.commands.{args.runs}")(loaded, args)
@@ -180,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     explaining.add_argument("--json", action="store_true", help="print one JSON object")
 
     add_management(commands)
+    _drilling(commands)
     commands.add_parser("version", help="print the version")
     return parser
 
@@ -191,6 +195,32 @@ def _controlling(commands: Commands, name: str, summary: str, examples: str) -> 
     if name != "status":
         command.add_argument("--wait", action="store_true", help="wait, and say what became of it")
     return command
+
+
+def _drilling(commands: Commands) -> None:
+    summary = "rehearse outages on servers of its own, and report what became of the requests"
+    group = commands.add_parser("drill", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    group.set_defaults(api=None)
+    actions = group.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="list the drills, and what they need that is not here")
+    listing.set_defaults(runs="drill:show_list")
+    running = actions.add_parser(
+        "run",
+        help="run drills; the exit code is 0 when all have passed",
+        description="Run drills, each on servers started for it and stopped after it, and write their reports.",
+        epilog="examples:\n  flagstone drill run 2025-10-24\n  flagstone drill run my-own.toml --report reports\n"
+        "  flagstone drill run all --repeat-failed 1\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    running.set_defaults(runs="drill:run")
+    running.add_argument("drills", metavar="NAME|FILE", nargs="+", help="a name of the list, a TOML file, or all")
+    running.add_argument(
+        "--report", metavar="DIR", type=Path, default=Path("drill-reports"), help="for reports (default: drill-reports)"
+    )
+    running.add_argument("--protected-only", action="store_true", help="leave out the run without the protection")
+    running.add_argument(
+        "--repeat-failed", metavar="N", type=values.repetitions, default=0, help="give those that fail N more tries (0)"
+    )
 
 
 if __name__ == "__main__":

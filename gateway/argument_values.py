@@ -25,6 +25,11 @@ def count(text: str) -> int:
     return int(text)
 
 
+def repetitions(text: str) -> int:
+    """A number from 0."""
+    return 0 if text == "0" else count(text)
+
+
 def seconds(text: str) -> float:
     try:
         value = float(text)

@@ -124,8 +124,10 @@ def _failed(run: Run | None) -> str:
 
 def remarks(result: Result) -> list[str]:
     """What whoever reads the figures must know: what was not there, and whether the load was as it should be."""
-    runs = [it for it in (result.run, result.without) if it is not None]
-    found = [it for run in runs for it in (*run.missing, *run.load.warnings)]
+    found = [*result.run.missing, *(f"The load: {it}." for it in result.run.load.warnings)]
+    if result.without:
+        found += result.without.missing
+        found += [f"The load, without the {result.without.without}: {it}." for it in result.without.load.warnings]
     if result.drill.without and result.without is None:
         found.append(f"The run without the {result.drill.without.protection} was left out.")
     return list(dict.fromkeys(found))

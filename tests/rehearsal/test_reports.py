@@ -63,9 +63,10 @@ def test_text__what_is_missing__is_told() -> None:
     """What could not be shown on this machine, and a load that was not sent in time, stand in the report."""
     made = run(missing=["No Prometheus, so no alert is judged"])
     late = replace(made.load, lateness=replace(made.load.lateness, p99_ms=80.0))
-    text = report.text(result(run=replace(made, load=late)))
+    text = report.text(result(run=replace(made, load=late), without=replace(run(is_protected=False), load=late)))
     assert "No Prometheus, so no alert is judged" in text
-    assert "the generator could not keep up" in text
+    assert "The load: the generator could not keep up" in text
+    assert "The load, without the breakers: the generator could not keep up" in text
 
 
 def test_text__drill_without_incident_or_protection__has_no_comparison() -> None:
