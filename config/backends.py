@@ -184,6 +184,11 @@ class Redis(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 4 << 20
 
+    @property
+    def call_timeout_s(self) -> float:
+        """The longest that a call may take, with connecting."""
+        return (self.timeout_ms + self.connect_timeout_ms) / 1000
+
 
 class Disk(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The last definitions known to be good, for a process that starts while everything else is down."""

@@ -3,24 +3,44 @@
 Reading them anew is done by sources.py. Invariant: settings in force are replaced as a whole, in one assignment.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from config.address import Address
+from config.pairs import Pairs
 from config.settings import FIELDS, Settings
 from config.sources import custom
 
 _SECTIONS: Final = (
     "requests", "keys", "bootstrap", "streams", "quota", "api", "proxies", "limits", "concurrency", "status",
-    "log",
+    "log", "breakers", "snapshots", "overrides",
 )  # fmt: skip
-_SERVER: Final = (
-    "max_connections", "max_requests_per_connection", "keep_alive_timeout_s", "header_timeout_s", "write_timeout_s",
-    "lame_duck_s", "drain_timeout_s", "max_requests", "max_memory_bytes", "hang_timeout_s",
-)  # fmt: skip
+_POOL: Final = ("max_connections", "connect_timeout_ms", "acquire_timeout_ms", "statement_timeout_ms")
+_PARTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "server": (
+        "max_connections", "max_requests_per_connection", "keep_alive_timeout_s", "header_timeout_s",
+        "write_timeout_s", "lame_duck_s", "drain_timeout_s", "max_requests", "max_memory_bytes", "hang_timeout_s",
+    ),
+    "definitions_pool": _POOL,
+    "persons_pool": _POOL,
+    "writer_pool": _POOL,
+    "redis": (
+        "timeout_ms", "connect_timeout_ms", "max_connections", "ttl_s", "compress_above_bytes", "max_fills_per_s",
+        "max_fill_bytes_per_s",
+    ),
+    "builder": (
+        "concurrency", "poll_ms", "min_rest_ms", "max_rest_ms", "max_builds_per_s", "max_document_bytes", "lease_s",
+        "max_retry_s", "verify_s", "max_verifications_per_s",
+    ),
+    "traces": ("headers", "timeout_ms", "sample_ratio", "parents", "max_queued"),
+}  # fmt: skip
 RELOADABLE: Final = frozenset(
-    path for path in FIELDS if path.split(".")[0] in _SECTIONS or path in {f"server.{name}" for name in _SERVER}
+    path
+    for path in FIELDS
+    for section, name in (path.split("."),)
+    if section in _SECTIONS or name in _PARTS.get(section, ())
 )
 """Settings that a reload puts in force. All others are read once, when the service starts."""
 
@@ -56,9 +76,19 @@ class Live:
         self.settings = settings
         self.generation = generation
         self.is_leaving = False
+        self._followers: list[Callable[[Settings], None]] = []
 
     def __repr__(self) -> str:
         return f"<Live generation {self.generation}{', leaving' if self.is_leaving else ''}>"
+
+    def follow(self, adopt: Callable[[Settings], None]) -> None:
+        """Have `adopt` called with whatever is put in force, for a part that keeps what it was made with."""
+        self._followers.append(adopt)
+
+    def put_in_force(self, settings: Settings, generation: int) -> None:
+        self.settings, self.generation = settings, generation
+        for adopt in self._followers:
+            adopt(settings)
 
 
 def dumps(settings: Settings) -> bytes:
@@ -77,4 +107,4 @@ def _value(settings: Settings, path: str) -> object:
 
 
 def _plain(value: Any) -> object:
-    return value.reveal() if isinstance(value, Address) else str(value)
+    return value.reveal() if isinstance(value, Address | Pairs) else str(value)

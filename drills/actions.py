@@ -3,9 +3,10 @@
 When it is done is run.py's. Invariant: what an action keeps going ends with `close`, also when the drill breaks off.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.context import SpawnProcess
 from typing import Any, Final, cast
 
 from drills.faults import FaultProxy, Mode
@@ -15,6 +16,8 @@ from drills.model import Step, merged
 from drills.servers import Server
 from drills.stage import PATIENCE_S, Stage
 
+SPIN: Final = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
+"""Takes a core for as long as whoever started it is there."""
 FAULTS: Final = ("delay", "blackhole", "refuse", "reset", "bandwidth", "heal")
 
 
@@ -24,7 +27,7 @@ class Actions:
     def __init__(self, stage: Stage, others: Meddling) -> None:
         self._stage = stage
         self._others = others
-        self._burning: list[SpawnProcess] = []
+        self._burning: list[subprocess.Popen[bytes]] = []
         self.ready_s: list[float] = []
         """How long each flagstone took that was started here."""
 
@@ -134,13 +137,12 @@ class Actions:
 
     def _burn(self, step: Step) -> None:
         for _ in range(step.count):
-            self._burning.append(SpawnProcess(target=_spin, daemon=True))
-            self._burning[-1].start()
+            self._burning.append(subprocess.Popen([sys.executable, "-c", SPIN]))
 
     def _calm(self, _: Step | None = None) -> None:
         for process in self._burning:
             process.kill()
-            process.join(5)
+            process.wait(5)
         self._burning.clear()
 
     def _edit(self, step: Step) -> None:
@@ -155,8 +157,3 @@ def _at_once(works: Sequence[Callable[[], Any]]) -> None:
     with ThreadPoolExecutor(len(works)) as threads:
         for done in [threads.submit(work) for work in works]:
             done.result()
-
-
-def _spin() -> None:
-    while True:
-        sum(range(10_000))

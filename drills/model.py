@@ -205,6 +205,16 @@ class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             yield "minute_s: between 0.2 and 60"
 
 
+def hurried(drill: Drill, pace: float) -> Drill:
+    """The same in a part of its time: 0.5 is twice as fast, alerts included. What takes its own time still does."""
+    load = msgspec.structs.replace(
+        drill.load, before_s=drill.load.before_s * pace, during_s=drill.load.during_s * pace,
+        after_s=drill.load.after_s * pace,
+    )  # fmt: skip
+    timeline = tuple(msgspec.structs.replace(step, at_s=step.at_s * pace) for step in drill.timeline)
+    return msgspec.structs.replace(drill, load=load, timeline=timeline, minute_s=drill.minute_s * pace)
+
+
 class InvalidDrill(Exception):
     """A file that is no drill; the text says what is wrong with it, and where."""
 

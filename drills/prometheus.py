@@ -4,6 +4,7 @@ What the rules become in that time is rules.py's. Invariant: it is asked on loop
 """
 
 import http.client
+import math
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence

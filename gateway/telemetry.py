@@ -153,7 +153,7 @@ class RequestRecord:
                 sampled_at = 1.0
             elif random() >= sampled_at:  # noqa: S311 - guards nothing
                 return
-        # By position: names would cost three times as much.
+        # By position: names would take four times as long.
         line = _RequestLine(
             _time(time.time()),
             "info",
@@ -179,7 +179,7 @@ class RequestRecord:
             sampled_at,
         )
         if _lines is not None:
-            _lines.add(line)
+            _lines.add(_encoded(line))
             return
         fields = msgspec.structs.asdict(line)
         del fields["time"], fields["level"]
@@ -243,7 +243,7 @@ def set_up_logging(log: Log, *, is_batched: bool = False) -> None:
     # What no line says need not be found out for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     vars(logging)["logAsyncioTasks"] = False
-    handler = LineWriter(sys.stderr, _encoded) if is_batched else logging.StreamHandler()
+    handler = LineWriter(sys.stderr) if is_batched else logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log.format == "json" else TextFormatter())
     logging.basicConfig(level=log.level.upper(), handlers=[handler], force=True)
     _lines = handler if isinstance(handler, LineWriter) and log.format == "json" else None

@@ -89,6 +89,13 @@ class Breaker:
         calls, failed, slow = self._window.sums()
         return f"<Breaker {self.state}, {calls} calls, {failed} failed, {slow} slow>"
 
+    def adopt(self, policy: BreakerPolicy) -> None:
+        """Open and close by this from now on; what is known of the dependency stays known."""
+        self.policy = policy
+        self._window.resize(policy.window_s)
+        if self.state is State.OPEN:
+            self._opens_until = min(self._opens_until, self._clock.monotonic() + policy.max_open_s)
+
     def admit(self) -> Ticket | None:
         """A ticket for one call; None when the dependency is to be left alone."""
         if self.state is State.OPEN and self._clock.monotonic() >= self._opens_until:
@@ -168,6 +175,17 @@ class _Window:
             del self._slices[number]
         calls, failed, slow = (sum(column) for column in zip([0, 0, 0], *self._slices.values(), strict=True))
         return calls, failed, slow
+
+    def resize(self, window_s: float) -> None:
+        """Look back so far from now on. What has been counted keeps its time, as exactly as new slices allow."""
+        factor = self._slice_s / (window_s / SLICES)
+        if factor == 1:
+            return
+        slices, self._slices, self._slice_s = self._slices, {}, window_s / SLICES
+        for number, counts in slices.items():
+            kept = self._slices.setdefault(int((number + 0.5) * factor), [0, 0, 0])
+            kept[:] = map(sum, zip(kept, counts, strict=True))
+        self._failed_last = int((self._failed_last + 0.5) * factor)
 
     def clear(self) -> None:
         self._slices.clear()

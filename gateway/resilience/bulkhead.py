@@ -1,35 +1,25 @@
 """A bulkhead: as many calls at once as a dependency has room for, and a short line of others, first come first served.
 
-Invariant: a slot that was handed to somebody who has gone is handed on.
+The places themselves are places.py's. Invariant: the line is bounded, and everybody in it knows how long it takes.
 """
 
-import asyncio
-from collections import deque
 from typing import Final
 
 from gateway.errors import StoreUnavailable
 from gateway.ports import Clock
+from gateway.resilience.places import Places
 
 WEIGHT: Final = 0.2
 """Of the newest call in the running mean of how long slots are held."""
 
 
-class Bulkhead:
+class Bulkhead(Places):
     def __init__(self, slots: int, max_queued: int, clock: Clock) -> None:
-        self.slots = slots
-        self.in_use = 0
-        self._max_queued = max_queued
+        super().__init__(slots)
+        self.max_queued = max_queued
         self._clock = clock
-        self._queue: deque[asyncio.Future[None]] = deque()
         self.held_s = 0.0
         """How long slots are held lately."""
-
-    def __repr__(self) -> str:
-        return f"<Bulkhead {self.in_use}/{self.slots} in use, {self.queued} queued>"
-
-    @property
-    def queued(self) -> int:
-        return len(self._queue)
 
     def expected_wait_s(self) -> float:
         """How long the next one would probably wait: nothing with a slot free, more the longer slots are held."""
@@ -40,18 +30,9 @@ class Bulkhead:
         if self.in_use < self.slots:
             self.in_use += 1
             return self._clock.monotonic()
-        if self.queued >= self._max_queued:
-            raise StoreUnavailable(f"{self._max_queued} calls are waiting already")
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn in self._queue:
-                self._queue.remove(turn)
-            elif not turn.cancelled():
-                self.hand_on()
-            raise
+        if self.queued >= self.max_queued:
+            raise StoreUnavailable(f"{self.max_queued} calls are waiting already")
+        await self._wait()
         return self._clock.monotonic()
 
     def leave(self, entered_at: float) -> None:
@@ -59,12 +40,3 @@ class Bulkhead:
         held_s = self._clock.monotonic() - entered_at
         self.held_s += WEIGHT * (held_s - self.held_s)
         self.hand_on()
-
-    def hand_on(self) -> None:
-        """Give a slot to the next in line; to nobody, when nobody waits."""
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self.in_use -= 1

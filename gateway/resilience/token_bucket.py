@@ -18,6 +18,11 @@ class TokenBucket:
     def __repr__(self) -> str:
         return f"<TokenBucket {self._level:.1f}/{self._burst:.1f}>"
 
+    def adopt(self, rate_per_s: float, burst: float) -> None:
+        """Grant this much from now on; what was used or saved up before counts, up to the new burst."""
+        self._level = min(burst, self.level())
+        self._rate_per_s, self._burst = rate_per_s, burst
+
     def take(self, amount: float = 1.0) -> bool:
         """Whether this much is granted now."""
         if self.level() < amount:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from config.reload import Plan, dumps, plan
+from config.reload import Live, Plan, dumps, plan
 from config.settings import Settings
 from config.sources import InvalidConfiguration, Loaded
 from gateway.ports import SystemClock
@@ -38,6 +38,34 @@ class Outcome(msgspec.Struct, frozen=True):
         return not self.problems
 
 
+def reload_alone(live: Live, load: Callable[[], Loaded]) -> Outcome:
+    """Read the settings anew and put in force what can be, in a process that has no workers."""
+    outcome = _read(live.settings, load)
+    if isinstance(outcome, Plan):
+        live.put_in_force(outcome.settings, live.generation + 1)
+        set_up_logging(live.settings.log)
+        outcome = Outcome("changed", outcome.changed, outcome.needs_restart)
+    _tell(outcome, live.generation)
+    return outcome
+
+
+def _read(settings: Settings, load: Callable[[], Loaded]) -> Plan | Outcome:
+    """What is to be put in force; or what has become of the reload already, if nothing is."""
+    try:
+        loaded = load()
+    except InvalidConfiguration as error:
+        return Outcome("refused", problems=tuple(map(str, error.problems)))
+    planned = plan(settings, loaded.settings)
+    return planned if planned.changed else Outcome("unchanged", needs_restart=planned.needs_restart)
+
+
+def _tell(outcome: Outcome, generation: int) -> None:
+    for problem in outcome.problems:  # A line each: together they would be cut at the bound on values.
+        log_event("settings_problem", logging.ERROR, problem=problem)
+    log_event("settings_reloaded", logging.INFO if outcome.is_good else logging.ERROR, result=outcome.result,
+              generation=generation, changed=outcome.changed, needs_restart=outcome.needs_restart)  # fmt: skip
+
+
 class InForce:
     """What is in force, and how often that has changed. `load` reads the settings anew."""
 
@@ -59,21 +87,12 @@ class InForce:
         outcome = await self._reload()
         self._tally.reloaded(outcome.result, self.generation)
         self.last = Reloaded(result=outcome.result, at=SystemClock().now(), problems=outcome.problems)
-        for problem in outcome.problems:  # A line each: together they would be cut at the bound on values.
-            log_event("settings_problem", logging.ERROR, problem=problem)
-        log_event("settings_reloaded", logging.INFO if outcome.is_good else logging.ERROR, result=outcome.result,
-                  generation=self.generation, changed=outcome.changed, needs_restart=outcome.needs_restart)  # fmt: skip
+        _tell(outcome, self.generation)
         return outcome
 
     async def _reload(self) -> Outcome:
-        try:
-            loaded = self._load()
-        except InvalidConfiguration as error:
-            return Outcome("refused", problems=tuple(map(str, error.problems)))
-        planned = plan(self.settings, loaded.settings)
-        if not planned.changed:
-            return Outcome("unchanged", needs_restart=planned.needs_restart)
-        return await self._put_in_force(planned)
+        planned = _read(self.settings, self._load)
+        return planned if isinstance(planned, Outcome) else await self._put_in_force(planned)
 
     async def _put_in_force(self, planned: Plan) -> Outcome:
         generation, raw = self.generation + 1, dumps(planned.settings)

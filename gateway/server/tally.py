@@ -8,11 +8,11 @@ from typing import Final
 
 from gateway.families import Families
 from gateway.server.container_metrics import ContainerMetrics
+from gateway.server.reload_metrics import ReloadMetrics
 
 STATES: Final = ("starting", "accepting", "ready", "leaving")
 CAUSES: Final = ("exit", "killed", "crashed")
 REASONS: Final = ("roll", "max_requests", "memory", "signal")
-RESULTS: Final = ("changed", "unchanged", "refused", "failed")
 _FAULTS: Final = {-4, -6, -7, -8, -11}
 
 
@@ -24,18 +24,15 @@ class Tally(Families):
         self._replaced = self._counter(
             "worker_replacements_total", "Workers whose place a new one was to take.", ("reason", "result")
         )
-        self._reloads = self._counter("reloads_total", "Reloads of the settings.", ("result",))
-        self._is_good = self._gauge("last_reload_good", "Whether the last reload left nothing to complain of.")
-        self._is_good.set(1)
         self._generation = self._gauge("supervisor_settings_generation", "Times that settings were put in force.")
+        self._reloads = ReloadMetrics()
+        self.render_beside(self._reloads)
         self.render_beside(ContainerMetrics())
         for cause in CAUSES:
             self._exits.labels(cause)
         for reason in REASONS:
             for result in ("done", "given_up"):
                 self._replaced.labels(reason, result)
-        for result in RESULTS:
-            self._reloads.labels(result)
 
     def exited(self, code: int) -> None:
         """A worker ended with this code, negative for a signal."""
@@ -45,8 +42,7 @@ class Tally(Families):
         self._replaced.labels(reason, "done" if is_done else "given_up").inc()
 
     def reloaded(self, result: str, generation: int) -> None:
-        self._reloads.labels(result).inc()
-        self._is_good.set(result in ("changed", "unchanged"))
+        self._reloads.reloaded(result)
         self._generation.set(generation)
 
     def render_with(self, states: Sequence[str]) -> bytes:

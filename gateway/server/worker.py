@@ -58,6 +58,7 @@ from gateway.server.requests import InFlight
 from gateway.services.snapshots import SnapshotService
 from gateway.services.status import StatusService
 from gateway.telemetry import log_event, set_up_logging
+from gateway.traced_metrics import metrics_of
 
 CLOSE_GRACE_S: Final = 2.0
 """How long connections may take to close once their requests were cut off."""
@@ -91,7 +92,7 @@ async def _work(end: socket.socket, listener: socket.socket, metrics_listener: s
         return 1
     live = Live(loads(begin.settings))
     set_up_logging(live.settings.log, is_batched=True)
-    metrics = Metrics()
+    metrics = metrics_of(live.settings, SystemClock())
     worker = Worker(channel, begin.index, live, metrics)
     app = create_app(live, metrics=metrics)
     async with running(app) as state:
@@ -209,7 +210,7 @@ class Worker:
 
     def _put_in_force(self, generation: int, new: Settings) -> None:
         old = self._live.settings
-        self._live.settings, self._live.generation = new, generation
+        self._live.put_in_force(new, generation)
         self._prepared = None
         if new.log != old.log:
             set_up_logging(new.log, is_batched=True)

@@ -38,6 +38,15 @@ class AbsentTokens(LRUCache[str, Absent]):
         super().__delitem__(token)
         self._unavailable.pop(token, None)
 
+    def resized(self, most: int, latest: float) -> "AbsentTokens":
+        """The same with room for so many, none remembered as unknown for longer than this; this one is empty then."""
+        resized = AbsentTokens(most)
+        while self:
+            token, absent = self.popitem()
+            until = absent.until if absent.error is Unavailable else min(absent.until, latest)
+            resized[token] = Absent(absent.error, until)
+        return resized
+
     def unavailable(self, now: float) -> int:
         """How many of them were asked for in vain lately, with nobody knowing whether they exist."""
         return sum(until + RECENTLY_S > now for until in self._unavailable.values())

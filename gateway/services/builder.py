@@ -46,9 +46,8 @@ class Builder:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
-        rate, checks = settings.max_builds_per_s, settings.max_verifications_per_s
-        self._builds = TokenBucket(rate, max(1.0, rate * BURST_S), clock)
-        self._checks = TokenBucket(checks, max(1.0, checks * BURST_S), clock)
+        self._builds = TokenBucket(*_paced(settings.max_builds_per_s), clock)
+        self._checks = TokenBucket(*_paced(settings.max_verifications_per_s), clock)
         self._running: set[asyncio.Task[None]] = set()
         self._is_due = asyncio.Event()
         self._is_closing = False
@@ -80,6 +79,14 @@ class Builder:
             for task in (self._building, *self._running):
                 task.cancel()
         await self._until_idle()
+
+    def adopt(self, settings: Settings) -> None:
+        """Keep to these from now on; what is in hand stays in hand."""
+        self._settings = settings
+        self._publisher.adopt(settings)
+        self._builds.adopt(*_paced(settings.max_builds_per_s))
+        self._checks.adopt(*_paced(settings.max_verifications_per_s))
+        self._is_due.set()
 
     @property
     def problem(self) -> str | None:
@@ -279,6 +286,11 @@ class Builder:
                                   typical_bytes=backlog.typical_bytes)  # fmt: skip
                 known = {project_id for project_id, _ in backlog.anomalous}
             await asyncio.sleep(MEASURE_S)
+
+
+def _paced(rate_per_s: float) -> tuple[float, float]:
+    """The rate with its burst."""
+    return rate_per_s, max(1.0, rate_per_s * BURST_S)
 
 
 def _told(error: Exception, settings: Settings) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
+from config.backends import Redis
 from gateway.errors import StoreError, StoreUnavailable
 from gateway.metrics import Metrics
 from gateway.ports import UNPUBLISHED, Definitions, DefinitionStore, LastGood, LastGoodStore, SharedCache
@@ -45,7 +46,7 @@ class Versions(Struct, frozen=True):
     is_complete: bool
 
 
-class Shared(Struct, frozen=True):
+class Shared(Struct):
     """The shared cache with what bounds its use."""
 
     cache: SharedCache
@@ -53,6 +54,12 @@ class Shared(Struct, frozen=True):
     timeout_s: float
     entries: TokenBucket
     bytes: TokenBucket
+
+    def adopt(self, settings: Redis) -> None:
+        """Keep to these bounds from the next call and the next fill on. A second's worth of fills may come at once."""
+        self.timeout_s = settings.call_timeout_s
+        self.entries.adopt(settings.max_fills_per_s, max(1.0, settings.max_fills_per_s))
+        self.bytes.adopt(settings.max_fill_bytes_per_s, settings.max_fill_bytes_per_s)
 
 
 class DefinitionService:

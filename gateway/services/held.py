@@ -3,13 +3,16 @@
 Nothing here loads or waits. Invariant: neither bound is ever exceeded; what was not asked for longest goes first.
 """
 
+import random
 from collections.abc import Callable
 from typing import Final
 
+import mmh3
 from cachetools import LRUCache
 
 from config.settings import Snapshots
 from evaluator.snapshot import Snapshot
+from gateway.metrics import Metrics
 from gateway.ports import Definitions
 from gateway.standing import Freshness, stale_after_s
 
@@ -17,6 +20,12 @@ FLAG_BYTES: Final = 7_400
 """What a compiled flag occupies beside its document; measured in bench/evaluation.py."""
 RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 5.0
+
+
+def spread_of_process() -> Callable[[str], float]:
+    """A part of one for each token: fixed in this process, and another one in every other."""
+    instance = random.getrandbits(32)
+    return lambda token: mmh3.hash(token, instance, signed=False) / 2**32
 
 
 class Held:
@@ -110,6 +119,27 @@ class HeldSnapshots(LRUCache[str, Held]):
             unavailable=unavailable,
             oldest_s=max(ages, default=0.0),
         )
+
+    def resized(self, max_bytes: int, max_projects: int) -> "HeldSnapshots":
+        """The same within other bounds, in the same order of use; this one is empty then."""
+        resized = HeldSnapshots(max_bytes, max_projects, self._on_eviction)
+        while self:
+            token, held = super().popitem()
+            resized[token] = held
+        return resized
+
+    def check_within(self, now: float, refresh_s: float) -> None:
+        """Have none of them compared later than this."""
+        for held in self.everything.values():
+            held.check_at = min(held.check_at, now + refresh_s * (1 - held.spread / 4))
+
+    def measure(self, now: float, metrics: Metrics) -> None:
+        """Say how many there are, how large, how old and how sound."""
+        held = self.everything.values()
+        metrics.snapshots_held.set(len(held))
+        metrics.snapshot_bytes.set(sum(it.bytes for it in held))
+        metrics.snapshot_age_s.set(max((now - it.confirmed_at for it in held), default=0.0))
+        metrics.compile_problems.set(sum(len(it.snapshot.problems) for it in held))
 
     def popitem(self) -> tuple[str, Held]:
         self._on_eviction()

@@ -8,7 +8,7 @@ import asyncio
 import gzip
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from cachetools import LRUCache
 from msgspec import Struct
@@ -22,6 +22,8 @@ from gateway.ports import Deadline, Definitions
 from gateway.services.compiling import MAX_INLINE_BYTES
 from gateway.services.held import Held
 from gateway.telemetry import log_event, masked
+
+T = TypeVar("T")
 
 GZIP_LEVEL: Final = 6
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -48,8 +50,7 @@ class LocalDefinitionService:
     def __init__(self, etag_of: EtagOf, settings: Snapshots, metrics: Metrics) -> None:
         self._etag_of = etag_of
         self._metrics = metrics
-        most = settings.max_local_bytes
-        self._prepared: LRUCache[str, Prepared] = LRUCache(most, getsizeof=lambda it: min(it.size_bytes, most))
+        self._prepared = _room_for(settings.max_local_bytes)
         # Kept longer than what they are the tags of, since most clients only ask whether theirs is the present one.
         self._etags: LRUCache[str, tuple[int, bytes]] = LRUCache(settings.max_projects)
         self._builds: dict[tuple[str, int], asyncio.Task[Prepared | None]] = {}
@@ -67,6 +68,11 @@ class LocalDefinitionService:
             build.cancel()
         if builds:
             await asyncio.wait(builds, timeout=CLOSE_TIMEOUT_S)
+
+    def adopt(self, settings: Snapshots) -> None:
+        """Keep this much from now on; what is kept stays, as far as there is room."""
+        self._prepared = _moved(self._prepared, _room_for(settings.max_local_bytes))
+        self._etags = _moved(self._etags, LRUCache(settings.max_projects))
 
     def etag(self, held: Held) -> bytes | None:
         """The tag of this version, if it is known, also of one that is not kept any more."""
@@ -108,6 +114,18 @@ class LocalDefinitionService:
         self._prepared[token] = prepared
         self._etags[token] = prepared.version, prepared.etag
         return prepared
+
+
+def _room_for(most: int) -> LRUCache[str, Prepared]:
+    return LRUCache(most, getsizeof=lambda it: min(it.size_bytes, most))
+
+
+def _moved(source: LRUCache[str, T], target: LRUCache[str, T]) -> LRUCache[str, T]:
+    """The target, with what was in the source, in the same order of use."""
+    while source:
+        token, kept = source.popitem()
+        target[token] = kept
+    return target
 
 
 def _prepare(definitions: Definitions, etag_of: EtagOf) -> Prepared:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from config.backends import Overrides
 from evaluator.types import OverrideWrite
 from gateway.errors import StoreError
 from gateway.metrics import Metrics
@@ -67,6 +68,10 @@ class OverrideService:
             writer.cancel()
         self._metrics.override_write("dropped", len(self._queue))
         self._queue.clear()
+
+    def adopt(self, settings: Overrides) -> None:
+        """Keep to these bounds from the next write on; what is queued stays so."""
+        self._max_queued, self._timeout_s = settings.max_queued_writes, settings.write_timeout_ms / 1000
 
     def keep(self, project_id: int, write: OverrideWrite) -> None:
         """Have these hash keys kept soon; dropped when too many wait already."""

@@ -56,6 +56,9 @@ class Publisher:
     def __repr__(self) -> str:
         return f"<Publisher of {self._store!r} and {self._shelf!r}>"
 
+    def adopt(self, settings: Settings) -> None:
+        self._settings = settings
+
     @property
     def can_share(self) -> bool:
         """Whether the shared cache, if there is one, is worth asking now."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from config.backends import Redis
 from config.clients import Quota
 from config.rates import Rates
 from config.reload import Live
@@ -34,12 +35,15 @@ Amounts = tuple[tuple[str, int], ...]
 """How much there is of each period, by the period's name."""
 
 
-class SharedCounter(Struct, frozen=True):
+class SharedCounter(Struct):
     """A counter for all processes, what stands before it, and how long one call of it may take."""
 
     counter: UsageCounter
     guard: Guard
     timeout_s: float
+
+    def adopt(self, settings: Redis) -> None:
+        self.timeout_s = settings.call_timeout_s
 
 
 class _Period(Struct, frozen=True):

@@ -7,11 +7,8 @@ has said so, never because the store failed.
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
-
-import mmh3
 
 from config.settings import Snapshots
 from evaluator.definitions import InvalidDefinitions
@@ -19,10 +16,11 @@ from evaluator.snapshot import Snapshot
 from gateway.errors import AuthenticationFailed, StoreError, Unavailable
 from gateway.metrics import Metrics
 from gateway.ports import Clock, Deadline, Definitions
+from gateway.resilience.places import Places
 from gateway.services.absent import Absent, AbsentTokens
 from gateway.services.compiling import Compiler, tell
 from gateway.services.definitions import DefinitionService, Found, Versions
-from gateway.services.held import Held, HeldSnapshots
+from gateway.services.held import Held, HeldSnapshots, spread_of_process
 from gateway.standing import Freshness
 from gateway.telemetry import log_event
 
@@ -60,15 +58,15 @@ class SnapshotService:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
-        self._spread = spread or _spread()
+        self._spread = spread or spread_of_process()
         self.on_change: Callable[[str, Snapshot | None], None] = lambda _token, _snapshot: None
         """Told of each snapshot from when it is held, and of None for a token of no project."""
         self._held = HeldSnapshots(settings.max_bytes, settings.max_projects, metrics.snapshot_evictions.inc)
         self._absent = AbsentTokens(settings.max_unknown_tokens)
         self._first_loads: dict[str, asyncio.Task[Held | Absent]] = {}
         # Apart, so that a request for a project not held does not wait until all changed ones are loaded.
-        self._loads = asyncio.Semaphore(settings.max_loads)
-        self._reloads = asyncio.Semaphore(settings.max_loads)
+        self._loads = Places(settings.max_loads)
+        self._reloads = Places(settings.max_loads)
         self._fills = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_due = asyncio.Event()
@@ -86,6 +84,17 @@ class SnapshotService:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
+
+    def adopt(self, settings: Snapshots) -> None:
+        """Keep to these from now on; what is held stays, as far as there is room."""
+        now = self._clock.monotonic()
+        self._settings = settings
+        self._held = self._held.resized(settings.max_bytes, settings.max_projects)
+        self._held.check_within(now, settings.refresh_s)
+        self._absent = self._absent.resized(settings.max_unknown_tokens, now + settings.unknown_token_ttl_s)
+        self._loads.resize(settings.max_loads)
+        self._reloads.resize(settings.max_loads)
+        self._is_due.set()
 
     async def get(self, token: str, deadline: Deadline) -> Held:
         """The project's snapshot, possibly a moment old. Only the first request for a project waits for a store.
@@ -265,10 +274,9 @@ class SnapshotService:
         self._fills -= 1
 
     async def _keep_refreshing(self) -> None:
-        tick_s = min(1.0, self._settings.refresh_s / 4)
         while True:
             try:
-                async with asyncio.timeout(tick_s):
+                async with asyncio.timeout(min(1.0, self._settings.refresh_s / 4)):
                     await self._is_due.wait()
             except TimeoutError:
                 pass
@@ -328,11 +336,7 @@ class SnapshotService:
 
     def _measure(self) -> None:
         now = self._clock.monotonic()
-        held = self._held.everything.values()
-        self._metrics.snapshots_held.set(len(held))
-        self._metrics.snapshot_bytes.set(sum(it.bytes for it in held))
-        self._metrics.snapshot_age_s.set(max((now - it.confirmed_at for it in held), default=0.0))
-        self._metrics.compile_problems.set(sum(len(it.snapshot.problems) for it in held))
+        self._held.measure(now, self._metrics)
         self._metrics.heartbeat("refresh", now - self._refreshed_at)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -340,9 +344,3 @@ class SnapshotService:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _spread() -> Callable[[str], float]:
-    """A part of one for each token: fixed in this process, and another one in every other."""
-    instance = random.getrandbits(32)
-    return lambda token: mmh3.hash(token, instance, signed=False) / 2**32

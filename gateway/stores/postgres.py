@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 
 from config.address import Address
-from config.backends import DefinitionsPool, PersonsPool, WriterPool
+from config.backends import DefinitionsPool, PersonsPool, Pool, WriterPool
+from config.settings import Settings
 from gateway.document import Progress, WholeProject
 from gateway.errors import StoreError
 from gateway.ports import Definitions, FactsQuery, StoredFacts
@@ -82,6 +83,19 @@ class PostgresStore:
 
     def __repr__(self) -> str:
         return f"<PostgresStore {self.pools}>"
+
+    def adopt(self, settings: Settings) -> None:
+        """Keep to these bounds from now on."""
+        writer = settings.writer_pool
+        bounds: tuple[Pool, ...] = (
+            settings.definitions_pool,
+            settings.persons_pool,
+            writer,
+            _patient(writer),
+            _patient(writer),
+        )
+        for pool, bound in zip(self.pools, bounds, strict=True):
+            pool.adopt(bound)
 
     async def __aenter__(self) -> "PostgresStore":
         async with AsyncExitStack() as opened:

@@ -33,6 +33,10 @@ class PostgresFeed:
     def __repr__(self) -> str:
         return f"<PostgresFeed {self._url}>"
 
+    def adopt(self, settings: Pool) -> None:
+        """Keep to these bounds from the next connection on."""
+        self._settings = settings
+
     async def changes(self) -> AsyncIterator[int | None]:
         told: asyncio.Queue[int | None] = asyncio.Queue(MAX_UNREAD)
         lost = asyncio.Event()

@@ -1,7 +1,8 @@
 """A pool of connections to PostgreSQL in which nothing waits for a server that does not answer.
 
-No queries of ours. Invariant: a call that is cancelled or out of time aborts its connection on the spot, because asking
-a hung server to cancel, as the driver does, waits for that server; the driver's errors end here.
+No queries of ours; which connections are open is postgres_connections.py's. Invariant: a call that is cancelled or out
+of time aborts its connection on the spot, because asking a hung server to cancel, as the driver does, waits for that
+server; the driver's errors end here.
 """
 
 import asyncio
@@ -14,13 +15,11 @@ import asyncpg
 from config.address import Address
 from config.backends import Pool as PoolSettings
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
+from gateway.stores.postgres_connections import Connection, Connections
 
 T = TypeVar("T")
 
 APPLICATION: Final = "flagstone"
-IDLE_S: Final = 60.0
-"""How long a connection that nobody needs stays open."""
-CLOSE_TIMEOUT_S: Final = 1.0
 
 _UNAVAILABLE: Final = frozenset({"08", "28", "3D", "53", "57", "58"})
 """Classes of SQLSTATE that say that the server cannot serve us: connections, login, database, resources, operators."""
@@ -48,48 +47,47 @@ class PostgresPool:
 
     def __init__(self, name: str, url: Address, settings: PoolSettings) -> None:
         self.name = name
-        self.max = settings.max_connections
         self._url = url
         self._settings = settings
-        self._pool: Any = None
+        self._connections = Connections(self._connect, settings.max_connections)
 
     def __repr__(self) -> str:
         return f"<PostgresPool {self.name}, {self.in_use}/{self.max} in use, {self.idle} idle>"
 
     @property
+    def max(self) -> int:
+        return self._connections.most
+
+    @property
     def in_use(self) -> int:
-        return 0 if self._pool is None else self._pool.get_size() - self._pool.get_idle_size()
+        return self._connections.in_use
 
     @property
     def idle(self) -> int:
-        return 0 if self._pool is None else self._pool.get_idle_size()
+        return self._connections.idle
 
     async def __aenter__(self) -> "PostgresPool":
-        with translated(self.name):
-            # With a smallest size of 0 this opens no connection; it only reads the address.
-            self._pool = await asyncpg.create_pool(
-                min_size=0,
-                max_size=self.max,
-                max_inactive_connection_lifetime=IDLE_S,
-                reset=_leave_as_it_is,
-                **connect_options(self._url, self._settings),
-            )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        try:
-            await asyncio.wait_for(self._pool.close(), CLOSE_TIMEOUT_S)
-        except TimeoutError:
-            self._pool.terminate()
+        await self._connections.close()
+
+    def adopt(self, settings: PoolSettings) -> None:
+        """Keep to these bounds from the next call on. Connections that are open stay so, as far as there is room."""
+        self._settings = settings
+        self._connections.resize(settings.max_connections)
 
     async def fetch(self, statement: str, *args: object) -> list[Any]:
         """The rows of one statement, in one round trip once it is prepared. Raises StoreError."""
-        settings = self._settings
+        timeout_s = self._settings.statement_timeout_ms / 1000
         with translated(self.name):
-            async with self._pool.acquire(timeout=settings.acquire_timeout_ms / 1000) as connection:
-                async with aborting(connection, settings.statement_timeout_ms / 1000) as run:
-                    rows: list[Any] = await run(connection.fetch(statement, *args))
+            taken = await self._take()
+            try:
+                async with aborting(taken.driver, timeout_s) as run:
+                    rows: list[Any] = await run(taken.driver.fetch(statement, *args))
                 return rows
+            finally:
+                self._connections.give_back(taken)
 
     @asynccontextmanager
     async def transaction(self, **options: Any) -> AsyncIterator["Transaction"]:
@@ -97,13 +95,13 @@ class PostgresPool:
 
         `options` are the driver's: isolation, readonly. Raises StoreError.
         """
-        settings = self._settings
+        timeout_s = self._settings.statement_timeout_ms / 1000
         with translated(self.name):
-            connection = await self._pool.acquire(timeout=settings.acquire_timeout_ms / 1000)
+            taken = await self._take()
         is_over = False
         try:
-            bounds = connection.transaction(**options)
-            transaction = Transaction(self.name, connection, settings.statement_timeout_ms / 1000)
+            bounds = taken.driver.transaction(**options)
+            transaction = Transaction(self.name, taken.driver, timeout_s)
             await transaction.run(bounds.start)
             try:
                 yield transaction
@@ -116,9 +114,8 @@ class PostgresPool:
                 raise
         finally:
             if not is_over:  # Nobody else gets a connection in this state, if it still is one.
-                with suppress(asyncpg.InterfaceError):
-                    connection.terminate()
-            await self._pool.release(connection)
+                taken.driver.terminate()
+            self._connections.give_back(taken)
 
     async def repeated(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work` returns, called again as long as the database gives it up, MAX_TRIES times in all."""
@@ -126,6 +123,27 @@ class PostgresPool:
             with suppress(GivenUp):
                 return await work()
         return await work()
+
+    async def _take(self) -> Connection:
+        """A connection whose session keeps to the bounds in force."""
+        settings = self._settings
+        async with asyncio.timeout(settings.acquire_timeout_ms / 1000):
+            taken = await self._connections.take()
+        timeout_ms = settings.statement_timeout_ms
+        if taken.statement_timeout_ms != timeout_ms and not settings.transaction_pooling:
+            try:
+                async with aborting(taken.driver, timeout_ms / 1000) as run:
+                    await run(taken.driver.execute(f"SET statement_timeout TO {timeout_ms}"))
+            except BaseException:
+                self._connections.give_back(taken)
+                raise
+            taken.statement_timeout_ms = timeout_ms
+        return taken
+
+    async def _connect(self) -> Connection:
+        settings = self._settings
+        driver = await asyncpg.connect(**connect_options(self._url, settings))
+        return Connection(driver, settings.statement_timeout_ms)
 
 
 class Transaction:
@@ -150,10 +168,6 @@ class Transaction:
         with translated(self._name):
             async with aborting(self._connection, self._timeout_s) as run:
                 return await run(call(*args))
-
-
-async def _leave_as_it_is(_: object) -> None:
-    """Our statements change nothing of a session, so the driver's reset, a round trip per call, is left out."""
 
 
 @asynccontextmanager

@@ -16,7 +16,8 @@ from config.address import Address
 from config.backends import DefinitionsPool
 from evaluator.definitions import ProjectDocument
 from gateway.document import GroupDocument, PersonDocument, Progress, WholeProject, refuse_taken_tokens
-from gateway.stores.postgres_pool import CLOSE_TIMEOUT_S, connect_options, translated
+from gateway.stores.postgres_connections import CLOSE_TIMEOUT_S
+from gateway.stores.postgres_pool import connect_options, translated
 
 BATCH: Final = 1000
 """Persons between two reports of progress."""

@@ -4,21 +4,16 @@ When to ask, and how much to fill, is decided above. Invariant: documents never 
 finds a whole version or none; and a writer that lags behind does not put back an older one.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import mmh3
-from redis.exceptions import ResponseError
-from redis.exceptions import TimeoutError as RedisTimeout
 
 from config.backends import Redis
-from gateway.errors import StoreTimeout, StoreUnavailable
 from gateway.ports import Definitions
 from gateway.stores.envelope import Corrupt, pack, unpack
-from gateway.stores.redis_client import CHANNEL, LOST, PREFIX, close, connect, digest
+from gateway.stores.redis_client import CHANNEL, PREFIX, RedisAdapter, digest
 from gateway.telemetry import log_event
 
 OLD_VERSION_TTL_S: Final = 60
@@ -27,21 +22,8 @@ MAX_JITTER: Final = 0.1
 """Part of the time to live that is taken off at most, by the token, so that entries do not expire together."""
 
 
-class RedisCache:
-    """Use as an async context manager. Entering connects to nothing; every call connects as it needs."""
-
-    def __init__(self, settings: Redis) -> None:
-        self._settings = settings
-        self._client: Any = connect(settings)
-
-    def __repr__(self) -> str:
-        return f"<RedisCache {self._settings.url}>"
-
-    async def __aenter__(self) -> "RedisCache":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await close(self._client)
+class RedisCache(RedisAdapter):
+    """The shared cache, for those who serve."""
 
     async def load_definitions(self, token: str) -> Definitions | None:
         async with self._translated():
@@ -88,9 +70,6 @@ class RedisCache:
         async with self._translated():
             await self._client.delete(pointer_key(token))
 
-    def _translated(self) -> AbstractAsyncContextManager[None]:
-        return translated((self._settings.timeout_ms + self._settings.connect_timeout_ms) / 1000)
-
 
 _PUT_IN_FORCE: Final = """
 local before = redis.call('GET', KEYS[1])
@@ -126,21 +105,6 @@ def ttl_of(settings: Redis, token: str) -> int:
     """How many seconds the entry of a token lives: not the same for all."""
     part = mmh3.hash(token, signed=False) / 2**32
     return max(1, int(settings.ttl_s * (1 - MAX_JITTER * part)))
-
-
-@asynccontextmanager
-async def translated(timeout_s: float) -> AsyncIterator[None]:
-    """Bounds whatever is done inside, and turns what the driver raises into StoreError."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            yield
-    except (TimeoutError, RedisTimeout):
-        raise StoreTimeout("redis: no answer in time") from None
-    except ResponseError as error:
-        # Full, loading, or a replica: Redis is there and cannot serve us. No text of it holds a token.
-        raise StoreUnavailable(f"redis: {error}") from None
-    except LOST as error:
-        raise StoreUnavailable(f"redis: {type(error).__name__}") from error
 
 
 def pointer_key(token: str) -> str:

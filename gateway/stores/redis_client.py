@@ -7,8 +7,8 @@ with pauses, turns a hung Redis into seconds per call.
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import Any, Final
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import Redis as Client
@@ -16,10 +16,11 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from config.backends import Redis
-from gateway.errors import StoreUnavailable
+from gateway.errors import StoreTimeout, StoreUnavailable
 
 PREFIX: Final = "flagstone:1:"
 CHANNEL: Final = PREFIX + "changes"
@@ -83,6 +84,76 @@ async def close(client: Any) -> None:
                 await sentinel.aclose()
 
 
+class RedisAdapter:
+    """What every use of Redis has: a client within the bounds in force.
+
+    Use as an async context manager. Entering connects to nothing; every call connects as it needs.
+    """
+
+    def __init__(self, settings: Redis) -> None:
+        self._settings = settings
+        self._client = self._connect(settings)
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._settings.url}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(close(self._client), *self._retiring, return_exceptions=True)
+
+    def adopt(self, settings: Redis) -> None:
+        """Keep to these bounds from the next call on. Those under way end within the old ones, as they began."""
+        before, self._settings = self._settings, settings
+        if _bounds(before) != _bounds(settings):
+            retiring = asyncio.get_running_loop().create_task(_retire(self._client, self._longest_s(before)))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+            self._client = self._connect(settings)
+
+    def _connect(self, settings: Redis) -> Any:
+        return connect(settings)
+
+    def _longest_s(self, settings: Redis) -> float:
+        """How long a call may take."""
+        return settings.call_timeout_s
+
+    def _translated(self) -> AbstractAsyncContextManager[None]:
+        return translated(self._longest_s(self._settings))
+
+
+def _bounds(settings: Redis) -> tuple[int, ...]:
+    """What a client keeps to from its beginning to its end."""
+    return settings.timeout_ms, settings.connect_timeout_ms, settings.max_connections
+
+
+async def _retire(client: Any, longest_s: float) -> None:
+    """Close a client that gets no more calls, once the last one has ended."""
+    try:
+        await asyncio.sleep(longest_s)
+    finally:
+        await close(client)
+
+
+@asynccontextmanager
+async def translated(timeout_s: float) -> AsyncIterator[None]:
+    """Bounds whatever is done inside, and turns what the driver raises into StoreError."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except (TimeoutError, RedisTimeout):
+        raise StoreTimeout("redis: no answer in time") from None
+    except ResponseError as error:
+        # Full, loading, or a replica: Redis is there and cannot serve us. No text of it holds a token.
+        raise StoreUnavailable(f"redis: {error}") from None
+    except LOST as error:
+        raise StoreUnavailable(f"redis: {type(error).__name__}") from error
+
+
 class RedisFeed:
     """Announcements over pub/sub, on a connection of its own."""
 
@@ -91,6 +162,10 @@ class RedisFeed:
 
     def __repr__(self) -> str:
         return f"<RedisFeed {self._settings.url}>"
+
+    def adopt(self, settings: Redis) -> None:
+        """Keep to these bounds from the next connection on."""
+        self._settings = settings
 
     async def changes(self) -> AsyncIterator[int | None]:
         client = connect(self._settings)

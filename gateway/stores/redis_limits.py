@@ -16,44 +16,40 @@ from config.rates import Rates
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
 from gateway.resilience.gcra import ALLOW, Decision, Outcome
 from gateway.resilience.guard import Guard
-from gateway.stores.redis_client import LOST, PREFIX, close, connect, digest
+from gateway.stores.redis_client import LOST, PREFIX, RedisAdapter, connect, digest
 
 KEYS: Final = PREFIX + "limits:sliding"
 """The strategy is part of it: another one could not read these keys."""
 
 
-class RedisLimiter:
-    """Use as an async context manager. Connects when it is first asked."""
+class RedisLimiter(RedisAdapter):
+    """Connects when it is first asked."""
 
-    def __init__(self, settings: Redis, guard: Guard, timeout_s: float) -> None:
-        self._settings = settings
+    def __init__(self, settings: Redis, guard: Guard) -> None:
+        super().__init__(settings)
         self._guard = guard
-        self._timeout_s = timeout_s
-        self._client: Any = connect(settings)
+
+    def __repr__(self) -> str:
+        return f"<RedisLimiter {self._settings.url}, {self._guard!r}>"
+
+    async def check(self, key: str, rates: Rates) -> Decision | None:
+        """Whether the key may come once more; None when Redis does not say so in time."""
+        try:
+            return await self._guard.call(lambda: self._check(digest(key), rates), self._longest_s(self._settings))
+        except StoreError:
+            return None
+
+    def _connect(self, settings: Redis) -> Any:
+        client = connect(settings)
         # Its own default client does not work with these releases, and knows nothing of our bounds.
         storage = RedisStorage(
             "async+redis://",  # Whose address is known to the pool.
             implementation="redispy",
             key_prefix=KEYS,
-            connection_pool=self._client.connection_pool,
+            connection_pool=client.connection_pool,
         )
         self._strategy = SlidingWindowCounterRateLimiter(storage)
-
-    def __repr__(self) -> str:
-        return f"<RedisLimiter {self._settings.url}, {self._guard!r}>"
-
-    async def __aenter__(self) -> "RedisLimiter":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await close(self._client)
-
-    async def check(self, key: str, rates: Rates) -> Decision | None:
-        """Whether the key may come once more; None when Redis does not say so in time."""
-        try:
-            return await self._guard.call(lambda: self._check(digest(key), rates), self._timeout_s)
-        except StoreError:
-            return None
+        return client
 
     async def _check(self, key: str, rates: Rates) -> Decision:
         try:

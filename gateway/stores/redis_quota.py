@@ -15,39 +15,22 @@ from redis.exceptions import ResponseError
 from config.backends import Redis
 from gateway.errors import StoreUnavailable
 from gateway.ports import Usage
-from gateway.stores.redis import translated
-from gateway.stores.redis_client import PREFIX, close, connect, digest
+from gateway.stores.redis_client import PREFIX, RedisAdapter, close, connect, digest
 
 KEYS: Final = PREFIX + "quota:"
 
 
-class RedisQuota:
-    """Use as an async context manager. Connects when it is first asked."""
-
-    def __init__(self, settings: Redis) -> None:
-        self._settings = settings
-        self._timeout_s = (settings.timeout_ms + settings.connect_timeout_ms) / 1000
-        self._client: Any = connect(settings)
-        if isinstance(self._client, RedisCluster):
-            self._client.set_retry(Retry(NoBackoff(), 0))
-
-    def __repr__(self) -> str:
-        return f"<RedisQuota {self._settings.url}>"
-
-    async def __aenter__(self) -> "RedisQuota":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await close(self._client)
+class RedisQuota(RedisAdapter):
+    """Connects when it is first asked."""
 
     async def reach(self) -> None:
-        async with translated(self._timeout_s):
+        async with self._translated():
             # Found anew: without a second try, a client of a cluster would stay with a node that is gone.
             await close(self._client)
             await self._client.ping()
 
     async def add(self, usages: Sequence[Usage]) -> list[int | None]:
-        async with translated(self._timeout_s), self._client.pipeline(transaction=False) as pipeline:
+        async with self._translated(), self._client.pipeline(transaction=False) as pipeline:
             for usage in usages:
                 key = f"{KEYS}{usage.period}:{digest(usage.token)}"
                 # First, so that an end between the two leaves no number that stays for good.
@@ -55,6 +38,12 @@ class RedisQuota:
                 pipeline.incrby(key, usage.units)
             answers = await pipeline.execute(raise_on_error=False)
         return [_total(answer) for answer in answers[1::2]]
+
+    def _connect(self, settings: Redis) -> Any:
+        client = connect(settings)
+        if isinstance(client, RedisCluster):
+            client.set_retry(Retry(NoBackoff(), 0))
+        return client
 
 
 def _total(answer: object) -> int | None:

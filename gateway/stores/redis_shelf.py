@@ -6,7 +6,6 @@ read back; each call is short, however long the document.
 
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import msgspec
@@ -15,8 +14,8 @@ from config.backends import Redis
 from gateway.building_ports import PART_BYTES, Published
 from gateway.errors import StoreError
 from gateway.stores.envelope import Checking, Corrupt, Packing
-from gateway.stores.redis import document_key, is_newer, pointer_key, put_in_force, read_pointer, translated, ttl_of
-from gateway.stores.redis_client import CHANNEL, close, connect
+from gateway.stores.redis import document_key, is_newer, pointer_key, put_in_force, read_pointer, ttl_of
+from gateway.stores.redis_client import CHANNEL, RedisAdapter, connect
 
 STAGING_TTL_S: Final = 60
 """How long a document that was begun and never finished stays."""
@@ -24,23 +23,8 @@ PATIENCE: Final = 10
 """Times the timeout of a call for one with a part: nobody waits for it."""
 
 
-class RedisShelf:
-    """Use as an async context manager. Entering connects to nothing."""
-
-    def __init__(self, settings: Redis) -> None:
-        self._settings = settings
-        patient_ms = min(60_000, settings.timeout_ms * PATIENCE)
-        self._timeout_s = (patient_ms + settings.connect_timeout_ms) / 1000
-        self._client: Any = connect(msgspec.structs.replace(settings, timeout_ms=patient_ms))
-
-    def __repr__(self) -> str:
-        return f"<RedisShelf {self._settings.url}>"
-
-    async def __aenter__(self) -> "RedisShelf":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await close(self._client)
+class RedisShelf(RedisAdapter):
+    """The shared cache, for those who build."""
 
     async def holds(self, published: Published) -> bool:
         version = (published.project_id, published.version)
@@ -105,5 +89,12 @@ class RedisShelf:
                 return
             at += PART_BYTES
 
-    def _translated(self) -> AbstractAsyncContextManager[None]:
-        return translated(self._timeout_s)
+    def _connect(self, settings: Redis) -> Any:
+        return connect(_patient(settings))
+
+    def _longest_s(self, settings: Redis) -> float:
+        return _patient(settings).call_timeout_s
+
+
+def _patient(settings: Redis) -> Redis:
+    return msgspec.structs.replace(settings, timeout_ms=min(60_000, settings.timeout_ms * PATIENCE))

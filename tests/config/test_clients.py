@@ -18,7 +18,7 @@ from tests.config.test_edge import problems
         (["capture.upstream=https:events"], "capture.upstream: names nothing after https://"),
         (["capture.upstream=https://events:x"], "capture.upstream: names nothing after https://"),
         (["capture.upstream=https://events/a b"], "capture.upstream: names nothing after https://"),
-        (["capture.upstream=https://me:secret@events"], "capture.upstream: has a user or a password, and events"),
+        (["capture.upstream=https://me:secret@events"], "capture.upstream: has a user or a password, which would"),
         (["capture.upstream=https://events/?to=x"], "capture.upstream: has more than a host, a port and a path"),
         (["capture.persons=true", "store.url=file:x.json"], "capture.persons, store.url: a file is only read"),
         (["limits.definitions=often"], 'limits.definitions: "often" is no rate such as 50/second'),

@@ -45,7 +45,20 @@ def test_dumps__every_kind_of_value__is_the_same_in_another_process() -> None:
 def test_reloadable__its_paths__are_settings() -> None:
     """The list follows the tree: no setting that is gone, and none of a section that must stay."""
     assert set(FIELDS) > RELOADABLE
-    assert not {path for path in RELOADABLE if path.startswith(("store.", "redis.", "disk.", "metrics."))}
+    assert not {path for path in RELOADABLE if path.startswith(("store.", "disk.", "metrics."))}
+    assert not {path for path in RELOADABLE if path.endswith((".url", ".path", ".port", ".transaction_pooling"))}
+
+
+def test_live__with_followers__tells_each_what_is_in_force() -> None:
+    """Who keeps what it was made with learns of everything that is put in force, when the rest sees it too."""
+    live = Live(Settings())
+    told: list[tuple[str, Settings, Settings]] = []
+    for name in ("a", "b"):
+        live.follow(lambda new, name=name: told.append((name, new, live.settings)))  # type: ignore[misc]
+    new = Settings(requests=Requests(budget_ms=5))
+    live.put_in_force(new, 4)
+    assert told == [("a", new, new), ("b", new, new)]
+    assert live.generation == 4
 
 
 def test_live__in_a_log__says_what_is_in_force() -> None:

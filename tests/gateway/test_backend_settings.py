@@ -11,6 +11,7 @@ import pytest
 
 from config.address import Address
 from config.backends import Breakers, DefinitionsPool, PersonsPool, WriterPool
+from config.reload import Live
 from config.settings import Overrides, Settings
 from config.settings import Snapshots as SnapshotSettings
 from drills.faults import FaultProxy
@@ -172,14 +173,18 @@ async def test_overrides_write_timeout_ms__bounds_a_try(timeout_ms: int, writes:
         ({"min_calls": 1, "open_s": 1.0, "max_open_s": 9.0}, "f..f....f..", State.OPEN),
     ],
 )
+@pytest.mark.parametrize("is_live", [False, True])
 async def test_breakers__each_setting__decides_when_one_opens_and_for_how_long(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], calls: str, state: State
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], calls: str, state: State, *, is_live: bool
 ) -> None:
     """breakers.window_s, breakers.min_calls, breakers.failure_ratio, breakers.slow_ratio, breakers.open_s,
-    breakers.max_open_s: f fails, s is quick, l takes longer than half the limit, a dot is a second."""
+    breakers.max_open_s: f fails, s is quick, l takes longer than half the limit, a dot is a second; from the start as
+    well as without a restart."""
     clock = FakeClock()
-    guards = Guards(msgspec.convert({"open_s": 1.0, "max_open_s": 4.0, **changes}, Breakers), clock, Metrics())
-    guard = guards.make("persons", 10, slow_ms=500)
+    settings = Settings(breakers=msgspec.convert({"open_s": 1.0, "max_open_s": 4.0, **changes}, Breakers))
+    live = Live(Settings() if is_live else settings)
+    guard = Guards(live, clock, Metrics()).make("persons", lambda _: (10, 500))
+    live.put_in_force(settings, 1)
     monkeypatch.setattr(guard.breaker, "_jitter", lambda: 0.0)
 
     async def load(call: str) -> None:

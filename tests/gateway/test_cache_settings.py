@@ -141,8 +141,11 @@ async def test_disk_path__decides_where_or_whether_anything_is_kept(
         async with AsyncExitStack() as opened:
             settings = msgspec.convert(sections, Settings)
             status = StatusService(Live(settings), FakeClock())
-            disk = await wiring._open_disk(opened, settings, FakeClock(), Metrics(), status)
+            metrics = Metrics()
+            disk = await wiring._open_disk(opened, settings, FakeClock(), metrics, status)
             assert (disk is not None) is is_open
+            assert (b"\nflagstone_disk_writable 1.0\n" in metrics.render()) is is_open
+            assert (b"\nflagstone_disk_writable " in metrics.render()) is is_open
             assert ["disk" for it in status.report().standings if it.name == "disk"] == ["disk"] * is_open
     assert folder.is_dir()
 

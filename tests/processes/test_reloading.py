@@ -51,7 +51,7 @@ def test_reload__good_file__is_in_force_everywhere_and_cuts_nobody_off(serve: Se
         requests={"max_body_bytes": LOW},
         log={"level": "error"},
         limits={"max_keys": 12_345},
-        snapshots={"refresh_s": 7},
+        disk={"max_bytes": 7},
     )
     with service.load() as load:
         code, told = service.command("reload", "--wait")
@@ -63,7 +63,7 @@ def test_reload__good_file__is_in_force_everywhere_and_cuts_nobody_off(serve: Se
     assert code == 0
     assert set(told.splitlines()) == {
         "changed: requests.max_body_bytes", "changed: log.level", "changed: limits.max_keys",
-        "needs a restart of the service: snapshots.refresh_s", "The new settings are in force.",
+        "needs a restart of the service: disk.max_bytes", "The new settings are in force.",
     }  # fmt: skip
     assert load.is_perfect, load
     assert service.workers() == old

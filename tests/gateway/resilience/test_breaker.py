@@ -1,6 +1,7 @@
 """The breaker walked through its states by a clock that is moved."""
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.resilience.breaker import Breaker, BreakerPolicy, State, Ticket
 from tests.fakes import FakeClock
@@ -187,3 +188,46 @@ def test_breaker__left_alone_by_default__tells_nobody(clock: FakeClock) -> None:
     breaker = Breaker(POLICY, clock)
     fail(breaker, 4)
     assert breaker.state is State.OPEN
+
+
+def test_adopt__while_open__shortens_what_is_left_and_opens_nothing_anew(
+    breaker: Breaker, clock: FakeClock, changes: list[State]
+) -> None:
+    """An operator who allows a breaker less time need not wait for the time it had been given before."""
+    fail(breaker, 4)
+    breaker.adopt(replace(POLICY, open_s=0.1, max_open_s=0.2))
+    clock.advance(0.15)
+    assert breaker.admit() is None
+    clock.advance(0.1)
+    assert breaker.admit() is not None
+    assert changes == [State.OPEN, State.HALF_OPEN]
+
+
+def test_adopt__while_closed__counts_what_was_seen_before(breaker: Breaker) -> None:
+    """What is known of the dependency is judged by the new policy, from its next call on."""
+    succeed(breaker, 5)
+    fail(breaker, 2)
+    breaker.adopt(replace(POLICY, failure_ratio=0.3, min_calls=3))
+    fail(breaker)
+    assert breaker.state is State.OPEN
+
+
+@pytest.mark.parametrize(("window_s", "state"), [(2.0, State.CLOSED), (10.0, State.OPEN), (60.0, State.OPEN)])
+def test_adopt__another_window__keeps_calls_for_as_long_as_it_says(
+    breaker: Breaker, clock: FakeClock, window_s: float, state: State
+) -> None:
+    """Calls keep their time: a shorter window forgets what is older than it, a longer one keeps what there is."""
+    fail(breaker, 3)
+    clock.advance(4)
+    breaker.adopt(replace(POLICY, window_s=window_s))
+    fail(breaker)
+    assert breaker.state is state
+
+
+def test_adopt__window_again_and_again__loses_and_invents_nothing(breaker: Breaker) -> None:
+    """However often it changes by a little, as many calls are remembered as there were."""
+    succeed(breaker, 9)
+    fail(breaker, 2)
+    for window_s in (3.0, 11.0, 7.0, 20.0, 10.0):
+        breaker.adopt(replace(POLICY, window_s=window_s))
+    assert repr(breaker) == "<Breaker closed, 11 calls, 2 failed, 0 slow>"

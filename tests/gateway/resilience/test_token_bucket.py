@@ -42,3 +42,18 @@ def test_take__any_sequence__never_grants_more_than_burst_and_rate_allow(steps: 
         elapsed += pause
         granted += amount * bucket.take(amount)
         assert granted <= 4 + 1.5 * elapsed + 1e-6
+
+
+def test_adopt__another_rate__keeps_what_was_used() -> None:
+    """What was used, saved up or owed under the old rate counts under the new one, up to its burst."""
+    clock = FakeClock()
+    bucket = TokenBucket(10, 10, clock)
+    bucket.owe(12)
+    bucket.adopt(2, 4)
+    assert bucket.level() == -2
+    clock.advance(1.5)
+    assert bucket.level() == 1
+    clock.advance(100)
+    assert bucket.level() == 4
+    bucket.adopt(1, 3)
+    assert bucket.level() == 3

@@ -15,7 +15,7 @@ from gateway.ports import Deadline, Definitions, LastGood
 from gateway.resilience.token_bucket import TokenBucket
 from gateway.services import definitions, snapshots
 from gateway.services.definitions import Shared
-from gateway.services.held import Held
+from gateway.services.held import Held, spread_of_process
 from gateway.services.snapshots import SnapshotService
 from tests.builders import flag, project
 from tests.fake_caches import FakeLastGood, FakeSharedCache
@@ -332,7 +332,7 @@ async def test_told__one_project__is_compared_soon_and_the_others_are_not(world:
 
 async def test_spread__projects_and_processes__are_due_at_different_times() -> None:
     """A fixed part of each project's time is taken off, another one in each process."""
-    spreads = [snapshots._spread() for _ in range(2)]
+    spreads = [spread_of_process() for _ in range(2)]
     tokens = [f"phc_{number}" for number in range(200)]
     one, other = ([spread(token) for token in tokens] for spread in spreads)
     assert one == [spreads[0](token) for token in tokens]

@@ -9,7 +9,6 @@ import pytest
 import trustme
 
 from config.address import Address
-from config.clients import Capture
 from gateway.errors import StoreError, StoreTimeout, StoreUnavailable
 from gateway.stores.http_upstream import MAX_ANSWER_BYTES, HttpUpstream
 
@@ -54,7 +53,7 @@ async def upstream_to(
     peer.port = server.sockets[0].getsockname()[1]
     address = Address(f"http://127.0.0.1:{peer.port}{path}")
     try:
-        async with HttpUpstream(Capture(upstream=address, timeout_ms=timeout_ms)) as upstream:
+        async with HttpUpstream(address, timeout_ms=timeout_ms, max_connections=8) as upstream:
             yield peer, upstream
     finally:
         server.close()
@@ -97,7 +96,8 @@ async def test_send__upstream_is_not_there__is_unavailable() -> None:
     """A refused connection is told as what it is."""
     async with upstream_to(OK) as (peer, _):
         pass
-    async with HttpUpstream(Capture(upstream=Address(f"http://127.0.0.1:{peer.port}"))) as upstream:
+    address = Address(f"http://127.0.0.1:{peer.port}")
+    async with HttpUpstream(address, timeout_ms=30_000, max_connections=8) as upstream:
         with pytest.raises(StoreUnavailable, match="upstream: "):
             await upstream.send("POST", b"/e/", [], b"x")
 
@@ -154,12 +154,12 @@ async def test_send__certificate__is_checked(tmp_path: Path, monkeypatch: pytest
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     peer = Peer(OK)
     server = await asyncio.start_server(peer.serve, "127.0.0.1", 0, ssl=context)
-    settings = Capture(upstream=Address(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
-    async with HttpUpstream(settings) as upstream:
+    address = Address(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with HttpUpstream(address, timeout_ms=30_000, max_connections=8) as upstream:
         with pytest.raises(StoreUnavailable, match="certificate"):
             await upstream.send("POST", b"/e/", [], b"x")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    async with HttpUpstream(settings) as upstream:
+    async with HttpUpstream(address, timeout_ms=30_000, max_connections=8) as upstream:
         assert await upstream.send("POST", b"/e/", [], b"x")
     server.close()
     assert peer.bodies == [b"x"]

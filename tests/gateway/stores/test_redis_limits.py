@@ -42,7 +42,7 @@ def guard() -> Guard:
 @pytest.fixture
 async def limiter(proxy: FaultProxy, guard: Guard) -> AsyncIterator[RedisLimiter]:
     settings = Redis(url=Address(f"redis://127.0.0.1:{proxy.port}/0"), timeout_ms=200, connect_timeout_ms=200)
-    async with guard, RedisLimiter(settings, guard, TIMEOUT_S) as limiter:
+    async with guard, RedisLimiter(settings, guard) as limiter:
         yield limiter
 
 
@@ -51,7 +51,8 @@ async def other(redis_server: RedisServer) -> AsyncIterator[RedisLimiter]:
     """The limiter of another process, which nothing is wrong with."""
     clock = SystemClock()
     guard = Guard("limits", Breaker(POLICY, clock), Bulkhead(4, 16, clock), clock)
-    async with guard, RedisLimiter(Redis(url=Address(redis_server.url())), guard, SOON_S) as limiter:
+    settings = Redis(url=Address(redis_server.url()), timeout_ms=2500, connect_timeout_ms=2500)
+    async with guard, RedisLimiter(settings, guard) as limiter:
         yield limiter
 
 
