@@ -9,7 +9,7 @@ COPY drills drills
 COPY evaluator evaluator
 COPY gateway gateway
 # Compiled here (as pip does), for the root file system may be read-only later.
-RUN /opt/flagstone/bin/pip install --no-cache-dir --constraint deploy/constraints.txt '.[fast]'
+RUN /opt/flagstone/bin/pip install --no-cache-dir --constraint deploy/constraints.txt '.[fast,traces]'
 
 FROM python:3.13-slim
 COPY --from=build /opt/flagstone /opt/flagstone

@@ -166,7 +166,7 @@ def _named(legend: str, labels: dict[str, str]) -> str:
 
 def _small(picture: bytes) -> bytes:
     """The picture in as many colours as a board needs, a third as large."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+    image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2)
     image.save(small := io.BytesIO(), "PNG", optimize=True)
     return small.getvalue()
 
@@ -195,7 +195,7 @@ def _load(stage: Stage) -> Iterator[None]:
     file.write_bytes(msgspec.json.encode(plan))
     stopped = threading.Event()
     others = threading.Thread(target=_ask_otherwise, args=(stage.url, stopped))
-    command = [sys.executable, "-m", "drills.load", "--plan", file, "--json"]
+    command = [sys.executable, "-m", "drills.load", "--plan", str(file), "--json"]
     generator = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     others.start()
     try:

@@ -109,7 +109,7 @@ def on_its_core(*settings: str) -> Iterator[Service]:
 
 
 @contextmanager
-def computing(engine: str) -> Iterator[Target]:
+def computing(engine: str, *settings: str) -> Iterator[Target]:
     """Requests bound by the processor: one flag that needs many others, so that the answer stays small."""
 
     def make(position: int) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def computing(engine: str) -> Iterator[Target]:
         definitions.write_bytes(b'{"projects":[' + project(FLAGS + 1, make) + b"]}")
         asked = {"token": "phc_bench", "distinct_id": "u1", "flag_keys_to_evaluate": [f"flag-{FLAGS}"]}
         body.write_bytes(msgspec.json.encode(asked))
-        with on_its_core(f"store.url=file:{definitions}", f"server.engine={engine}") as serving:
+        with on_its_core(f"store.url=file:{definitions}", f"server.engine={engine}", *settings) as serving:
             yield Target(serving, ("--body", str(body)))
 
 

@@ -57,13 +57,14 @@ async def _fill(url: str) -> None:
 
 
 class Service:
-    """`flagstone serve` with these settings, on free ports, once it is ready."""
+    """`flagstone serve` with these settings, on free ports, once it is ready; `log` is where its log goes."""
 
-    def __init__(self, *settings: str) -> None:
+    def __init__(self, *settings: str, log: int | None = None) -> None:
         chosen = ("server.port=0", "metrics.port=0", "log.level=error", "server.control_path=", *settings)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gateway", "serve", *(it for setting in chosen for it in ("--set", setting))],
             stdout=subprocess.PIPE,
+            stderr=log,
             text=True,
             env={name: value for name, value in os.environ.items() if not name.startswith("FLAGSTONE__")},
         )
@@ -89,8 +90,8 @@ class Service:
 
 
 @contextmanager
-def service(*settings: str) -> Iterator[Service]:
-    started = Service(*settings)
+def service(*settings: str, log: int | None = None) -> Iterator[Service]:
+    started = Service(*settings, log=log)
     try:
         yield started
     finally:

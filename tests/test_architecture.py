@@ -93,7 +93,7 @@ def test_file__its_opening__says_what_lives_there(path: Path) -> None:
 def test_constraints__every_dependency__is_pinned_once() -> None:
     """Whatever pyproject.toml depends on is pinned, by name and version only, so that no index is named."""
     lines = (ROOT / "deploy/constraints.txt").read_text().splitlines()
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.]+", line) for line in lines)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==([0-9]+!)?[A-Za-z0-9.]+", line) for line in lines)
     pinned = [_normal(line.split("==")[0]) for line in lines]
     project = PYPROJECT["project"]
     wanted = {_normal(line) for lines in project["optional-dependencies"].values() for line in lines}

@@ -6,7 +6,7 @@ that no rule, runbook or example can name what is not exported.
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -101,9 +101,13 @@ def documented() -> dict[str, str]:
     return {row.split("`")[1]: row for row in rows if row.startswith("| `flagstone_")}
 
 
-def problems_of(text: str) -> Iterator[str]:
-    """What a text with PromQL names and the service does not export: metrics, labels, values of labels."""
-    known, says, values = exported(), documented(), values_from_the_start()
+def problems_of(text: str, known: Mapping[str, Collection[str]] | None = None) -> Iterator[str]:
+    """What a text with PromQL names and the service does not export: metrics, labels, values of labels.
+
+    `known` are the labels of each series; without, what is declared.
+    """
+    says, values = documented(), values_from_the_start()
+    known = exported() if known is None else known
     for it in selectors(text):
         if it.metric not in known:
             yield f"there is no {it.metric}"

@@ -4,12 +4,13 @@ Elsewhere the same is held against what is declared. Invariant: names and labels
 what these do not say is not exported.
 """
 
+import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from tests.deploy.rules import FROM_SCRAPES, grouping_labels, problems_of, rules
 Exported = Mapping[str, set[str]]
 """The labels of each series that was scraped."""
 
+_FLAGSTONE: Final = (sys.executable, "-m", "gateway")
 _RECORDED: Final = frozenset({"outcome"})
 _OF_ALERTS: Final = frozenset({"severity", "alertname"})
 _NOT_EVERYWHERE: Final = re.compile(
@@ -48,40 +50,35 @@ def _series(scraped: str) -> Exported:
     return found
 
 
-def _flagstone(folder: Path, *words: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "gateway", *words], cwd=folder, timeout=PATIENCE_S, check=True, capture_output=True
-    )
-
-
 @pytest.fixture(scope="module")
 def exported(postgres: Postgres, one_redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     """What is scraped of `flagstone serve` and `flagstone worker` that have all kinds of dependencies."""
-    folder = tmp_path_factory.mktemp("exported")
-    postgres.execute("CREATE DATABASE exported")
-    store = ("--set", f"store.url={postgres.url('exported')}")
-    _flagstone(folder, "migrate", *store)
-    _flagstone(folder, "import", str(DEMO), *store)
-    settings = (
-        f"redis.url={one_redis.url()}", f"disk.path={folder / 'disk'}", "builder.is_embedded=false",
-        "limits.is_fleet_wide=true", "quota.project=1000000/day", "capture.upstream=http://127.0.0.1:9",
-        "capture.persons=true", "server.control_path=",
+    folder, name = tmp_path_factory.mktemp("exported"), f"exported_{os.urandom(6).hex()}"
+    backends = _settings(store__url=postgres.url(name), redis__url=one_redis.url())
+    serving = _settings(
+        disk__path=folder / "disk", builder__is_embedded="false", limits__is_fleet_wide="true",
+        quota__project="1000000/day", capture__upstream="http://127.0.0.1:9", capture__persons="true",
+        server__control_path="",
     )  # fmt: skip
-    serving = [*store, *(it for setting in settings for it in ("--set", setting))]
-    address = f"http://127.0.0.1:{(port := free_port())}/metrics"
-    building = [*store, "--set", f"redis.url={one_redis.url()}", "--set", f"metrics.port={port}"]
-    with (folder / "builder.txt").open("w") as told:
-        command = [sys.executable, "-m", "gateway", "worker", *building]
+    with ExitStack() as opened:
+        postgres.execute(f"CREATE DATABASE {name}")
+        opened.callback(postgres.execute, f"DROP DATABASE {name} WITH (FORCE)")
+        for words in (["migrate"], ["import", str(DEMO)]):
+            command = [*_FLAGSTONE, *words, *backends]
+            subprocess.run(command, cwd=folder, timeout=PATIENCE_S, check=True, capture_output=True)
+        told = opened.enter_context((folder / "builder.txt").open("w"))
+        command = [*_FLAGSTONE, "worker", *backends, *_settings(metrics__port=(port := free_port()))]
         builder = subprocess.Popen(command, cwd=folder, stdout=told, stderr=told)
-    server = ServerProcess(folder, *serving)
-    try:
+        opened.callback(builder.wait, PATIENCE_S)
+        opened.callback(builder.terminate)
+        server = ServerProcess(folder, *backends, *serving)
+        opened.callback(server.end)
         server.wait_until_ready()
-        yield _all_of(server.url, (server.metrics_url, address))
-    finally:
-        server.end()
-        builder.terminate()
-        builder.wait(PATIENCE_S)
-        postgres.execute("DROP DATABASE exported WITH (FORCE)")
+        yield _all_of(server.url, (server.metrics_url, f"http://127.0.0.1:{port}/metrics"))
+
+
+def _settings(**values: object) -> list[str]:
+    return [it for name, value in values.items() for it in ("--set", f"{name.replace('__', '.')}={value}")]
 
 
 def _all_of(url: str, addresses: tuple[str, ...]) -> Exported:

@@ -12,8 +12,10 @@ import httpx
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from config.address import Address
 from config.reload import Live
 from config.settings import Settings
+from config.settings import Store as StoreSettings
 from gateway.app import create_app
 from gateway.ports import Definitions, FactsQuery, StoredFacts
 from gateway.server import lifespan
@@ -96,7 +98,10 @@ async def serving(
     store: MemoryStore, settings: Settings | None = None, clock: FakeClock | None = None
 ) -> AsyncIterator[Client]:
     """A client of the whole app over this store; the app's lifespan lasts as long as the context."""
-    app = create_app(Live(settings or Settings()), clock or FakeClock(), lambda _: nullcontext(store))
+    chosen = settings or Settings()
+    if chosen.store == Settings().store:  # What it announces would be another store's.
+        chosen = msgspec.structs.replace(chosen, store=StoreSettings(url=Address("file:none.json")))
+    app = create_app(Live(chosen), clock or FakeClock(), lambda _: nullcontext(store))
     async with running(app) as serving_app:
         # A crash that got past the app would be raised into the test.
         transport = httpx.ASGITransport(serving_app)
