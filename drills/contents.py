@@ -79,18 +79,18 @@ def _project(number: int, contents: Contents) -> dict[str, Any]:
             {"id": first_id + PAYING, "name": "Paying", "filters": {"properties": paying}},
             {"id": first_id + INVITED, "name": "Invited", "is_static": True},
         ],
-        "flags": [_flag(first_id, index) for index in range(contents.flags)],
+        "flags": [_flag(first_id, index, contents.name_bytes) for index in range(contents.flags)],
         "groups": [{"type": "company", "key": f"c{it}", "properties": {"size": it}} for it in range(COMPANIES)],
     }
 
 
-def _flag(first_id: int, index: int) -> dict[str, Any]:
+def _flag(first_id: int, index: int, name_bytes: int) -> dict[str, Any]:
     kinds = _kinds(first_id, 20 + index * 7 % 60)
     kind = list(kinds)[index % len(kinds)]
     return {
         "id": first_id + index,
         "key": f"{kind}-{index}",
-        "name": f"Flag {index}: {kind}",
+        "name": f"Flag {index}: {kind}" + "." * name_bytes,
         "active": kind != "retired",
         "version": 1,
         "ensure_experience_continuity": kind == "continuity",

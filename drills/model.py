@@ -65,6 +65,8 @@ class Contents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     projects: int = 3
     flags: int = 20
     """For each project."""
+    name_bytes: int = 0
+    """What each flag's name is made longer by: large definitions that are no more work."""
     persons: int = 200
 
 

@@ -87,7 +87,10 @@ def standing(drill: Drill, settings: dict[str, Value], check: str, say: Say) -> 
 def _put_in(stage: Stage, drill: Drill, say: Say) -> None:
     """Fill the database and publish what is in it."""
     say(f"filling the database: {drill.contents.projects} projects of {drill.contents.flags} flags")
-    settings = merged({"store.url": stage.postgres.url(), **({"redis.url": stage.redis.url()} if stage.redis else {})})
+    stores: dict[str, Value] = {"store.url": stage.postgres.url()}
+    if stage.redis:
+        stores["redis.url"] = stage.redis.url()
+    settings = merged(stores, drill.topology.settings)
     (stage.folder / "contents.json").write_bytes(contents.document(drill.contents))
     for arguments in (("migrate",), ("import", str(stage.folder / "contents.json")), ("publish",)):
         command(settings, stage.folder, *arguments)
