@@ -142,6 +142,10 @@ class Load:
         parts = urlsplit(self._plan.url)
         found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
         self._address = found[0][4][:2]
+        for _ in self._plan.sources:  # Each client is there from the beginning, and has its turn.
+            self._connect_one()
+        if self._connecting:
+            await asyncio.wait(self._connecting)
         self._starts_at = time.perf_counter()
         self._ends_at = self._starts_at + self._plan.seconds
         self._next = self._starts_at + next(self._due, self._plan.seconds)
@@ -195,9 +199,12 @@ class Load:
         """Open what the waiting attempts still need, and may."""
         wanted = min(len(self._waiting), self._plan.connections - len(self.lines)) - len(self._connecting)
         for _ in range(wanted):
-            task = asyncio.create_task(self._open())
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            self._connect_one()
+
+    def _connect_one(self) -> None:
+        task = asyncio.create_task(self._open())
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
     async def _open(self) -> None:
         try:

@@ -10,12 +10,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from drills.model import PHASES, Step
+from drills.model import PHASES, Drill, Step
 from drills.report import read, tables, words
 from drills.report.tables import Table
 from drills.results import Result
 
 MARKER: Final = "<!-- What follows is made by `python -m drills.report.page` from results. -->"
+
+_TIME: Final = re.compile(r" \d\d:\d\d UTC")
+"""Of the day it was is enough."""
 
 
 def page(written: str, results: Sequence[Result]) -> str:
@@ -30,7 +33,8 @@ def _page(results: Sequence[Result]) -> Iterator[str]:
     incidents = [it for it in results if _is_incident(it)]
     others = [it for it in results if not _is_incident(it)]
     yield "## Results"
-    yield "\n".join(f"Taken on {machine}." for machine in dict.fromkeys(it.run.machine for it in results))
+    taken = dict.fromkeys(_TIME.sub("", it.run.machine) for it in results)
+    yield "\n".join(f"Taken on {machine}." for machine in taken)
     yield f"{sum(it.has_passed for it in results)} of {len(results)} drills passed."
     if incidents:
         yield "### Incidents that have happened"
@@ -95,7 +99,7 @@ def _section(result: Result) -> Iterator[str]:
         yield f"{_one_line(original.what)} ([{original.who}]({original.source}))"
     steps = sorted(drill.timeline, key=lambda it: it.at_s)
     facts = [
-        f"**Fault**: {'; '.join(map(_step, steps)) or 'none'}. It lasts {drill.load.during_s:g} s.",
+        f"**Fault**: {'; '.join([*_surge(drill), *map(_step, steps)]) or 'none'}. It lasts {drill.load.during_s:g} s.",
         f"**Alerts**: {_list(drill.alerts) or 'none may fire'}" + (
             f"; right to fire: {_list(drill.may_fire)}" if drill.may_fire else ""
         ),
@@ -109,6 +113,12 @@ def _section(result: Result) -> Iterator[str]:
     yield markdown(tables.lines(result))
     if result.failures:
         yield "\n".join(["Not passed:", "", *(f"- {it}" for it in result.failures)])
+
+
+def _surge(drill: Drill) -> Iterator[str]:
+    if (rate := drill.load.during_rate) is not None:
+        again = f", each tried {words.number(drill.load.retries)} times more" if drill.load.retries else ""
+        yield f"{words.number(rate)} requests a second instead of {words.number(drill.load.rate)}{again}"
 
 
 def _step(step: Step) -> str:

@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from config.settings import Settings
+from drills.balancer import BACKENDS
 from drills.servers import Server, accepts, found, running
 from tests.balancers.backends import Backend
-from tests.balancers.conftest import BACKENDS, CLIENT, DEMO, DEPLOY, TRUSTING, HasPort
+from tests.balancers.conftest import CLIENT, DEMO, DEPLOY, TRUSTING, HasPort
 from tests.conftest import ServerProcess
 from tests.processes.listening import Listener
 

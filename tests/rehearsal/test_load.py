@@ -6,8 +6,11 @@ Runs last tenths of a second, on loopback; bounds on durations leave room for a 
 import asyncio
 import json
 import sys
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -307,3 +310,38 @@ async def test_command__json_and_plot__writes_both(tmp_path: Any) -> None:
         told, _ = await asyncio.wait_for(command.communicate(), 20)
     assert counts(msgspec.json.decode(told, type=Report).first) == {"ok": 10}
     assert (tmp_path / "out.svg").read_text().startswith("<svg")
+
+
+async def test_run__sources__all_have_their_turn() -> None:
+    """As many clients as addresses, each on a connection of its own, whose requests are spread evenly."""
+    asked: Counter[str] = Counter()
+
+    def reply(peer: Peer, _: bytes) -> None:
+        asked[peer.transport.get_extra_info("peername")[0]] += 1
+        peer.transport.write(answer())
+
+    sources = tuple(f"127.1.0.{number}" for number in range(1, 6))
+    async with serving(reply) as url:
+        report = await run(LoadPlan(url=url, phases=((0.5, 50.0),), sources=sources))
+    assert report.connections == 5
+    assert set(asked) == set(sources)
+    assert set(asked.values()) == {5}
+
+
+async def test_command__plan_from_a_file__is_the_whole_plan(tmp_path: Path) -> None:
+    """What another program has planned is sent as it is, from the moment it says."""
+
+    def reply(peer: Peer, _: bytes) -> None:
+        peer.transport.write(answer())
+
+    async with serving(reply) as url:
+        file = tmp_path / "plan.json"
+        file.write_bytes(msgspec.json.encode(LoadPlan(url=url, phases=((0.2, 50.0),), bodies=(b"{}",))))
+        begins = time.time() + 1.5
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "drills.load", "--plan", str(file), "--at", str(begins), "--json",
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        told, _ = await process.communicate()
+    assert time.time() >= begins + 0.2
+    assert msgspec.json.decode(told, type=Report).statuses == {200: 10}
