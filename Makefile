@@ -31,7 +31,7 @@ run: $(VENV)/.runs ## Serve the demo flags on http://127.0.0.1:8000
 
 test: $(VENV)/.develops $(NODE_MODULES) $(SERVERS) $(BROWSER_PAGES) $(BROWSER) ## Run the tests, with full branch coverage of evaluator and config
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --cov --cov-report=
 	$(BIN)/coverage report --include='evaluator/*,config/*' --fail-under=100
 
 lint: $(VENV)/.develops ## Check formatting, style, types and import directions
