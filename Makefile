@@ -17,6 +17,8 @@ BROWSER_CLIENTS := tests/clients/browser
 BROWSER_PAGES := $(if $(shell command -v npm),$(BROWSER_CLIENTS)/dist/.built)
 BROWSERS := chromium chromium-headless-shell google-chrome
 BROWSER := $(if $(shell for name in $(BROWSERS); do command -v $$name; done),,$(if $(shell command -v apt-get),$(VENV)/browser/.extracted))
+# Tests that want the machine for themselves; two of the others run at a time.
+IN_TURN := tests/abuse tests/drills tests/processes tests/rehearsal
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
 
 .DEFAULT_GOAL := help
@@ -31,7 +33,8 @@ run: $(VENV)/.runs ## Serve the demo flags on http://127.0.0.1:8000
 
 test: $(VENV)/.develops $(NODE_MODULES) $(SERVERS) $(BROWSER_PAGES) $(BROWSER) ## Run the tests, with full branch coverage of evaluator and config
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --cov --cov-report=
+	$(BIN)/python -m pytest --numprocesses=2 --cov --cov-report= $(IN_TURN:%=--ignore=%)
+	$(BIN)/python -m pytest --cov --cov-append --cov-report= $(IN_TURN)
 	$(BIN)/coverage report --include='evaluator/*,config/*' --fail-under=100
 
 lint: $(VENV)/.develops ## Check formatting, style, types and import directions

@@ -101,18 +101,11 @@ class ServerProcess:
         self._stdout.close()
 
 
-IN_TURN = AGAINST_THE_CLOCK - {"contracts", "deploy"}
-"""Those that never run beside each other, however many workers run tests."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """What runs real processes against the clock gets a second try on a busy machine; failing twice is failing."""
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in AGAINST_THE_CLOCK:
-            item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=2))
-        if folder in IN_TURN:
-            item.add_marker(pytest.mark.xdist_group("in-turn"))
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    if folder in AGAINST_THE_CLOCK:
+        item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=2))
 
 
 @pytest.hookimpl(wrapper=True)
