@@ -275,11 +275,14 @@ def test_run__interrupted__leaves_nothing_running(
     for need in needs.needs(read(shipped()["control"])):
         if need.missing and not need.is_optional:
             unavailable(need.missing)
+    # Whoever runs tests in the background ignores Ctrl-C, and so would the drill.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     drill = subprocess.Popen(
         [sys.executable, "-m", "gateway", "drill", "run", "control", "--report", str(tmp_path / "reports")],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True,
         env={**os.environ, "TMPDIR": str(temporary)},
     )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     assert drill.stdout is not None
     watchdog = threading.Timer(PATIENCE_S, lambda: os.killpg(drill.pid, signal.SIGKILL))
     watchdog.start()
