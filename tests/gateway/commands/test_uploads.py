@@ -94,14 +94,14 @@ def test_upload__ctrl_c__sends_whole_lines_only_and_tells(tmp_path: Path, capsys
     """Ctrl-C ends the file at a line, the answer says what was stored, and the exit code that it is not all."""
     file = tmp_path / "people"
     file.write_bytes(b"0123456789\n" * PART_BYTES)
-    api = Api(then=interrupt)
+    api, before = Api(then=interrupt), signal.getsignal(signal.SIGINT)
     assert send(api, file) == 1
     told = capsys.readouterr()
     assert 0 < len(api.body) < PART_BYTES
     assert api.body.endswith(b"\n")
     assert told.out == "1 new, 0 known before, 0 refused\n"
     assert told.err == "Interrupted: the rest of the file was not sent; repeating all of it is safe\n"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_upload__ctrl_c_while_waiting_for_a_pipe__ends_the_wait(tmp_path: Path) -> None:
