@@ -34,7 +34,6 @@ class RecordRequests:
         self._live = live
         self._clock = clock
         self._metrics = metrics
-        self._stale_ms = 1000 * stale_after_s(live.settings.snapshots.refresh_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -85,7 +84,7 @@ class RecordRequests:
 
     def _answered(self, record: RequestRecord, state: dict[str, Any]) -> None:
         self._metrics.requests_in_flight -= 1
-        outcome = outcome_of(record, self._stale_ms)
+        outcome = outcome_of(record, 1000 * stale_after_s(record.settings.snapshots.refresh_s))
         self._metrics.request_ended(kind_of(record.path), record.status, outcome, record.duration_s())
         if record.trace is not None:
             state["tracing"].ended(record, outcome)

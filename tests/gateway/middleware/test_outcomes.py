@@ -103,6 +103,23 @@ async def test_outcome__age_of_the_snapshot__is_stale_after_ten_refreshes(
     }
 
 
+async def test_outcome__refreshes_set_anew__are_those_that_staleness_is_counted_in() -> None:
+    """snapshots.refresh_s: a reload that has snapshots compared less often has them called stale later."""
+    live = Live(Settings(snapshots=Snapshots(refresh_s=1)))
+    metrics = Metrics()
+
+    async def eleven_seconds_old(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["record"].snapshot_age_ms = 11_000
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    app = RecordRequests(eleven_seconds_old, live, FakeClock(), metrics)
+    await app(request(), nothing, Sent())
+    live.put_in_force(Settings(snapshots=Snapshots(refresh_s=2)), 1)
+    await app(request(), nothing, Sent())
+    assert sorted(outcome for _, outcome in counted(metrics)) == ["stale", "whole"]
+
+
 async def test_outcome__client_that_left__is_gone() -> None:
     """Nobody got anything, so there is nothing that it came to."""
     metrics = Metrics()
