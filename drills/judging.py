@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from drills.load.report import SLOT_S, Report, Stats
-from drills.model import PHASES, Drill, Line, Load, Phase
+from drills.model import Drill, Line, Load, Phase
 from drills.results import Judged
 from drills.witness import Seen
 
@@ -19,11 +19,11 @@ Measures = dict[Phase, dict[str, float]]
 
 def measures(load: Load, report: Report, seen: Sequence[Seen], ready_s: Sequence[float], began: float) -> Measures:
     """Everything in model.Measure that there is a value of. `began` is when `during` did, in seconds since 1970."""
-    found: Measures = {
-        phase: dict(_of_phase(counted)) for phase, counted in zip(PHASES, report.due_by_phase, strict=True)
-    }
-    for phase, each in found.items():
+    found: Measures = {}
+    for (phase, lasts_s), counted in zip(load.lasts.items(), report.due_by_phase, strict=True):
         at = [it for it in seen if load.phase_of(it.at - began) == phase]
+        each = found[phase] = _of_phase(counted)
+        each["goodput_per_s"] = counted["good"].count / lasts_s if "good" in counted else 0.0
         each["wrong"] = sum(it.is_wrong for it in at)
         each["unready_answers"] = sum(it.is_unready for it in at)
         if ready_s:
@@ -31,9 +31,6 @@ def measures(load: Load, report: Report, seen: Sequence[Seen], ready_s: Sequence
     recovered = _recovery_s(report, load.before_s + load.during_s)
     if recovered is not None:
         found["after"]["recovery_s"] = recovered
-    for phase, seconds in zip(PHASES, (load.before_s, load.during_s, load.after_s), strict=True):
-        good = report.due_by_phase[PHASES.index(phase)].get("good")
-        found[phase]["goodput_per_s"] = good.count / seconds if good else 0.0
     return found
 
 

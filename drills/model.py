@@ -85,8 +85,13 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     after_s: float = 8.0
 
     @property
+    def lasts(self) -> dict[Phase, float]:
+        """Each phase, in order, with its seconds."""
+        return {"before": self.before_s, "during": self.during_s, "after": self.after_s}
+
+    @property
     def seconds(self) -> float:
-        return self.before_s + self.during_s + self.after_s
+        return sum(self.lasts.values())
 
     def phase_of(self, at_s: float) -> Phase:
         """The phase of a moment, in seconds from the beginning of `during`."""

@@ -105,7 +105,7 @@ class _Run:
         rates = (load.rate, load.rate if load.during_rate is None else load.during_rate, load.rate)
         plan = LoadPlan(
             url=f"{self._stage.url}/flags?v=2",
-            phases=tuple(zip((load.before_s, load.during_s, load.after_s), rates, strict=True)),
+            phases=tuple(zip(load.lasts.values(), rates, strict=True)),
             bodies=tuple(bodies),
             connections=max(256, load.clients),
             sources=tuple(f"127.{1 + number // 250}.{number % 250 + 1}.1" for number in range(load.clients)),
