@@ -39,16 +39,45 @@ def test_lines__are_written_in_their_order() -> None:
     stream = io.StringIO()
     writer = LineWriter(stream)
     for n in range(1000):
-        writer.add(b"line %d" % n) if n % 2 else writer.emit(record(logging.INFO, f"line {n}"))
+        writer.add(b"line %d" % n, 8) if n % 2 else writer.emit(record(logging.INFO, f"line {n}"))
     writer.close()
     assert stream.getvalue().splitlines() == [f"line {n}" for n in range(1000)]
+
+
+def test_lines__made_later__stand_where_they_were_added() -> None:
+    """What is made by the writer is in order with the rest; a line that cannot be made is counted, and ends nothing."""
+    stream = io.StringIO()
+    writer = LineWriter(stream)
+    writer.add(lambda: b"first", 5)
+    writer.add(b"second", 8)
+    writer.add(lambda: bytes(1 // 0), 5)
+    writer.add(lambda: b"third", 5)
+    wait_for(stream, "third\n")
+    wait_for(stream, '"lines":1}\n')
+    assert stream.getvalue().splitlines()[:3] == ["first", "second", "third"]
+    writer.add(lambda: b"fourth", 5)
+    writer.close()
+    assert stream.getvalue().endswith("fourth\n")
+    assert repr(writer) == "<LineWriter 0 bytes waiting, 0 dropped>"
+
+
+def test_lines__made_later__take_room_by_what_they_keep() -> None:
+    """A stalled reader keeps no more alive than the bound, however short the lines would be."""
+    stream = Stalled()
+    writer = LineWriter(stream)
+    for _ in range(3 * log_writer.MAX_WAITING_BYTES >> 20):
+        writer.add(lambda: b"short", 1 << 20)
+    assert writer._waiting_bytes <= log_writer.MAX_WAITING_BYTES + (2 << 20)
+    stream.gate.set()
+    wait_for(stream, "log_lines_dropped")
+    writer.close()
 
 
 def test_lines__are_there_soon() -> None:
     """Nobody has to end the service to see its log."""
     stream = io.StringIO()
     writer = LineWriter(stream)
-    writer.add(b"now")
+    writer.add(b"now", 8)
     wait_for(stream, "now\n")
     writer.close()
 
@@ -60,7 +89,7 @@ def test_lines__reader_stalls__costs_the_writer_nothing() -> None:
     line = b"x" * 1024
     began = time.monotonic()
     for _ in range(3 * log_writer.MAX_WAITING_BYTES // len(line)):
-        writer.add(line)
+        writer.add(line, len(line))
     assert time.monotonic() - began < 5
     assert writer._waiting_bytes <= log_writer.MAX_WAITING_BYTES + 2 * len(line)
     stream.gate.set()
@@ -72,7 +101,7 @@ def test_close__reader_stalls__does_not_wait_for_it() -> None:
     """A service that stops is not held up by whoever does not read its last words."""
     stream = Stalled()
     writer = LineWriter(stream)
-    writer.add(b"last")
+    writer.add(b"last", 8)
     began = time.monotonic()
     writer.close()
     assert time.monotonic() - began < 5
@@ -85,7 +114,7 @@ def test_lines__reader_is_gone__are_let_go() -> None:
     stream = os.fdopen(writing, "w")
     os.close(reading)
     writer = LineWriter(stream)
-    writer.add(b"to nobody")
+    writer.add(b"to nobody", 8)
     writer.close()
     assert repr(writer) == "<LineWriter 0 bytes waiting, 0 dropped>"
     with contextlib.suppress(OSError):

@@ -1,6 +1,7 @@
-"""The line of a request as it is handed to the writer: encoded at once, whatever a client has put into it."""
+"""The line of a request as the writer makes it, whatever a client has put into it."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ class Lines:
     def __init__(self) -> None:
         self.added: list[bytes] = []
 
-    def add(self, line: bytes) -> None:
-        self.added.append(line)
+    def add(self, make: Callable[[], bytes], size: int) -> None:
+        assert size > len(make())
+        self.added.append(make())
 
 
 @pytest.fixture
