@@ -59,16 +59,18 @@ class LimitService:
         limits = record.settings.limits
         if limits.mode == "off":
             return
-        self._keep_up(limits, record.settings.proxies)
+        if limits is not self._settings or record.settings.proxies is not self._proxies:
+            self._keep_up(limits, record.settings.proxies)
+        origin = client.origin
         own = limits.routes.get(route)
-        key, rates = ("a:" + client.bucket, limits.address) if own is None else (f"{route}:{client.bucket}", own)
+        key, rates = ("a:" + origin.bucket, limits.address) if own is None else (f"{route}:{origin.bucket}", own)
         decision = self._local.check(key, rates)
         if rates:
             self._top_keys["address"].count(key)
         if limits.is_fleet_wide and rates:
             decision = await self._ask_fleet(decision, key, rates, limits, record)
         is_denied = decision.outcome is Outcome.DENY
-        origin, is_internal = client.origin, client.origin.is_internal or client.is_trusted
+        is_internal = origin.is_internal or client.is_trusted
         # A flood that is denied must not outnumber those that a misconfigured balancer hides.
         if is_internal or not is_denied:
             self._watch.observe(origin.address, is_internal, client.is_unproven, client.is_trusted)
@@ -142,9 +144,8 @@ class LimitService:
 
     def _keep_up(self, limits: Limits, proxies: Proxies) -> None:
         """Follow a reload of the settings."""
-        if limits is not self._settings:
-            self._settings = limits
-            self._local.max_keys, self._local.warn_ratio = limits.max_keys, limits.warn_ratio
+        self._settings = limits
+        self._local.max_keys, self._local.warn_ratio = limits.max_keys, limits.warn_ratio
         if proxies is not self._proxies:
             if proxies != self._proxies:
                 self._watch.reset()
