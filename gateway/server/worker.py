@@ -24,6 +24,7 @@ from gateway.management import Management
 from gateway.metrics import Metrics
 from gateway.middleware.admission import Admission
 from gateway.ports import Deadline, SystemClock
+from gateway.process import open_files, resident_bytes
 from gateway.server.acceptor import Acceptor
 from gateway.server.aside import Aside
 from gateway.server.certificate import expires_at
@@ -53,7 +54,6 @@ from gateway.server.engines import Serving, make_engine, name_of_engine, new_eve
 from gateway.server.lifespan import running
 from gateway.server.listener import tls_context
 from gateway.server.machine import open_descriptors
-from gateway.server.process import open_files, resident_bytes
 from gateway.server.requests import InFlight
 from gateway.services.snapshots import SnapshotService
 from gateway.services.status import StatusService

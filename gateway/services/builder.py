@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import suppress
-from resource import RUSAGE_SELF, getrusage
 from typing import Any, Final
 
 from config.builder import Builder as Settings
@@ -17,6 +16,7 @@ from gateway.builder_metrics import BuilderMetrics
 from gateway.building_ports import BuildStore, Job, LeaseLost, Published, Shelf
 from gateway.errors import StoreError
 from gateway.ports import Clock
+from gateway.process import peak_resident_bytes
 from gateway.resilience.token_bucket import TokenBucket
 from gateway.services.publishing import Publisher, Refused, Unsound
 from gateway.telemetry import Outage, log_event
@@ -58,7 +58,7 @@ class Builder:
         self._oldest_s = 0.0
         metrics.at_scrape(lambda: metrics.heartbeat("queue", clock.monotonic() - self._looked_at))
         metrics.at_scrape(lambda: metrics.building.set(len(self._running)))
-        metrics.at_scrape(lambda: metrics.peak_bytes.set(getrusage(RUSAGE_SELF).ru_maxrss * 1024))
+        metrics.at_scrape(lambda: metrics.peak_bytes.set(peak_resident_bytes()))
 
     def __repr__(self) -> str:
         return f"<Builder, {len(self._running)}/{self._settings.concurrency} building>"
