@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from drills.servers import NotInstalled
+from gateway import telemetry
 from gateway.telemetry import JsonFormatter, TextFormatter
 from tests.servers import (  # noqa: F401 - fixtures for every test
     cluster_url,
@@ -131,12 +132,14 @@ def _skipping() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """No test logs to the stderr that another one had."""
+    """No test logs to the stderr that another one had, or past the capture of those after it, as a worker does."""
     yield
     root = logging.getLogger()
     for handler in tuple(root.handlers):
         if isinstance(handler.formatter, JsonFormatter | TextFormatter):
             root.removeHandler(handler)
+            handler.close()
+    telemetry._lines = None
 
 
 @pytest.fixture(params=["uvicorn", "hypercorn"])
