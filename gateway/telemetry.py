@@ -157,7 +157,7 @@ class RequestRecord:
                 return
         created = time.time()
         if _lines is not None:
-            # Made by the writer, many at a time: here, amid everything else, each would take three times as long.
+            # Made by the writer, many at a time: here, amid everything else, each would take twice as long.
             size = _KEPT_BYTES + len(self.path) + len(self.user_agent)
             _lines.add(partial(self._encoded, created, duration_ms, sampled_at), size)
             return

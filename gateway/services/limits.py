@@ -146,10 +146,9 @@ class LimitService:
         """Follow a reload of the settings."""
         self._settings = limits
         self._local.max_keys, self._local.warn_ratio = limits.max_keys, limits.warn_ratio
-        if proxies is not self._proxies:
-            if proxies != self._proxies:
-                self._watch.reset()
-            self._proxies = proxies
+        if proxies != self._proxies:
+            self._watch.reset()
+        self._proxies = proxies
 
     def _measure(self) -> None:
         self._metrics.limiter_keys.set(len(self._local))

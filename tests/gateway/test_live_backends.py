@@ -221,6 +221,7 @@ async def test_redis__bounds_change_amid_calls__cuts_nobody_off_and_leaves_no_co
             async with asyncio.timeout(20):
                 while cache._retiring or connections() & before:
                     await asyncio.sleep(0.02)
+            assert len(connections()) <= 8
         async with asyncio.timeout(20):
             while connections():
                 await asyncio.sleep(0.02)

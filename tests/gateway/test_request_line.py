@@ -25,8 +25,8 @@ class Lines:
         self.added: list[bytes] = []
 
     def add(self, make: Callable[[], bytes], size: int) -> None:
-        assert size > len(make())
         self.added.append(make())
+        assert size > len(self.added[-1])
 
 
 @pytest.fixture
